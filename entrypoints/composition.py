@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 
 from adapters.database.database import Database
 from adapters.log.event_log import SqlEventLog
+from adapters.log.lost_events import lost_events
 from adapters.log.outbox import outbox, outbox_rejected
 from adapters.log.schema import NoTriggers, migrate, protect_events
 from adapters.log.schema_check import create_missing_indexes
@@ -61,6 +62,7 @@ from projections.verify.bookkeeping import REGISTRY
 # Tables that may be dropped while no server runs, and that nothing is built into from the log.
 _BESIDE_THE_LOG: Final = (
     live_servers,
+    lost_events,
     dashboard_sessions,
     worker_polls,
     empty_claims,
@@ -91,9 +93,9 @@ def compose(
     )
     events, leaves = RecentEvents[Recorded](), RecentEvents[Leaf]()
 
-    def remember(recorded: Sequence[Recorded], linked: Sequence[Leaf]) -> None:
-        events.add(recorded)
-        leaves.add(linked)
+    def remember(recorded: Sequence[Recorded], linked: Sequence[Leaf], last_hash: bytes) -> None:
+        events.add(recorded, last_hash)
+        leaves.add(linked, last_hash)
 
     writer.subscribe(remember)
     fairlog = _wired(settings, database, log, writer, supervisor, events, leaves)
@@ -126,8 +128,8 @@ def _wired(
     recent_events: RecentEvents[Recorded],
     recent_leaves: RecentEvents[Leaf],
 ) -> Fairlog:
-    read = recent_events.or_read(log.read)
-    leaves = recent_leaves.or_read(SqlStoredLog(is_sqlite=database.is_sqlite).leaves)
+    read = recent_events.or_read(log.read, log.hash_at)
+    leaves = recent_leaves.or_read(SqlStoredLog(is_sqlite=database.is_sqlite).leaves, log.hash_at)
     access = (log, database.read, database.write)
     projectors: list[AsyncProjector[Any]] = [
         AsyncProjector(ActivityProjection(), read, *access),

@@ -1,7 +1,7 @@
 """The rows that the archive leaves: the snapshot at the cut, full tiles, events that stay.
 
-Events of keys, of the clock and of the archive itself stay in the log, also below the cut: they are
-few, and are found by their type.
+Events of keys, of the clock, of accepted losses and of the archive itself stay in the log, also
+below the cut: they are few, and are found by their type.
 """
 
 from bisect import bisect_right
@@ -18,13 +18,15 @@ from adapters.log.tables import HEAD_ID, bodies, events, log_head, log_snapshot,
 from domain.decisions.ports import Cut
 from domain.jobs.archive import ARCHIVE_EVENTS
 from domain.language.commands import Command, EraseArchivedBodies, SubmitRows
-from domain.language.errors import JobArchived, LogCorrupt, UnknownJob
+from domain.language.errors import JobArchived, JobLost, LogCorrupt, UnknownJob
 from domain.language.events import (
     EVENT_TYPES,
     ArchiveBegun,
     ArchiveCompleted,
     BodiesErased,
     ClockCorrected,
+    EventLost,
+    LossAccepted,
     Recorded,
     SegmentArchived,
     SegmentRewritten,
@@ -37,7 +39,12 @@ ARCHIVE_EVENT_NAMES: Final = tuple(
     name for name, cls in EVENT_TYPES.items() if cls in ARCHIVE_EVENTS
 )
 # Of the events that stay in the log when they are archived.
-KEPT_NAMES: Final = (*KEY_EVENT_NAMES, ClockCorrected.__name__, *ARCHIVE_EVENT_NAMES)
+KEPT_NAMES: Final = (
+    *KEY_EVENT_NAMES,
+    ClockCorrected.__name__,
+    LossAccepted.__name__,
+    *ARCHIVE_EVENT_NAMES,
+)
 ROWS_PER_DELETE: Final = 250
 ERASURES_MAX: Final = 10_000
 NO_HEAD: Final = "The log has no head row; run `fairlog migrate`."
@@ -129,9 +136,11 @@ def still_to_erase(
 
 
 def absence(connection: Connection, job_id: JobId) -> UnknownJob:
-    """Return the error for a job that has no row: it is archived, or it never existed."""
+    """Return the error for a job that has no row: it is archived, lost, or it never existed."""
     if job_id > cut(connection).position:
-        return UnknownJob(job_id)
+        type_name = sa.select(events.c.type).where(events.c.position == job_id)
+        is_lost = connection.execute(type_name).scalar_one_or_none() == EventLost.__name__
+        return JobLost(job_id) if is_lost else UnknownJob(job_id)
     names = (one.name for one in segments(connection) if one.first <= job_id <= one.last)
     return JobArchived(job_id, next(names, None))
 

@@ -31,6 +31,7 @@ from domain.jobs.archive import ARCHIVE_EVENTS
 from domain.language.errors import EventsArchived, LogCorrupt, LogTooNew, LogUnavailable
 from domain.language.events import (
     ClockCorrected,
+    LossAccepted,
     Recorded,
     encode,
     type_of,
@@ -160,6 +161,11 @@ class SqlEventLog:
             self._keys = head.version, keys
         return keys
 
+    def forget(self) -> None:
+        """Forget what was read of a log whose end is lost."""
+        self._corrected = _UNKNOWN_VERSION, Correction()
+        self._keys = _UNKNOWN_VERSION, ApiKeys()
+
     def prefetch_head_lock(self, connection: Connection) -> None:
         """Take the head lock for the next transaction together with this one's commit.
 
@@ -239,14 +245,17 @@ class SqlEventLog:
         by = _latest_correction(connection).position - before.position
         _raise_version(connection, by)
 
-    def note_archive(self, connection: Connection, recorded: Sequence[Recorded]) -> None:
-        """Note in the head row what events say of the archive.
+    def note_archive_and_losses(self, connection: Connection, recorded: Sequence[Recorded]) -> None:
+        """Note in the head row what events say of the archive and of lost events.
 
         Call it after `append` of the events, in the same transaction. Needs the head lock.
         """
         for one in recorded:
             if isinstance(one.event, ARCHIVE_EVENTS):
                 archived.note(connection, one)
+            elif isinstance(one.event, LossAccepted):
+                before = latest_position(connection, LossAccepted.__name__, one.position - 1)
+                _raise_version(connection, one.position - before)
 
     def note_keys(self, connection: Connection, keys: ApiKeys) -> None:
         """Do the same after `append` of events that gave these keys, if they changed any."""
@@ -258,10 +267,12 @@ class SqlEventLog:
         """Store the registry's digest, as part of the head's version. Needs the head lock.
 
         The version is the digest plus the positions of the latest clock correction, of the latest
-        change of an API key and of the archive, so that each of them gives another version.
+        change of an API key, of the archive and of the latest loss that was accepted, so that each
+        of them gives another version.
         """
         changes = _latest_correction(connection).position + latest_key_event(connection)
         changes += archived.latest_archive_event(connection)
+        changes += latest_position(connection, LossAccepted.__name__)
         version = registry_digest + changes
         connection.execute(log_head.update().where(log_head.c.id == HEAD_ID).values(epoch=version))
 

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from adapters.log.event_pages import RECORDED, latest_position, recorded
 from adapters.log.tables import HEAD_ID, events, log_head
 from domain.access.keys import KEY_EVENTS, ApiKeys
-from domain.language.events import EVENT_TYPES
+from domain.language.events import EVENT_TYPES, LossAccepted
 
 KEY_EVENT_NAMES: Final = tuple(name for name, cls in EVENT_TYPES.items() if cls in KEY_EVENTS)
 
@@ -26,6 +26,8 @@ def keys_after(connection: Connection, known: ApiKeys, up_to: int | None = None)
         up_to = connection.execute(
             sa.select(log_head.c.position).where(log_head.c.id == HEAD_ID)
         ).scalar_one()
+    if latest_position(connection, LossAccepted.__name__, up_to) > known.position:
+        known = ApiKeys()  # some of them may come from events that are lost
     found = [
         event
         for name in KEY_EVENT_NAMES

@@ -14,7 +14,7 @@ from adapters.log.archived import ARCHIVE_EVENT_NAMES, archived_tile, kept_rows,
 from adapters.log.event_pages import COLUMNS_TOGETHER, decode_numbers, page_of
 from adapters.log.key_events import KEY_EVENT_NAMES
 from adapters.log.tables import FORMAT, HEAD_ID
-from domain.language.events import ClockCorrected, Recorded
+from domain.language.events import ClockCorrected, LossAccepted, Recorded
 from domain.log.chain import GENESIS
 from domain.log.stored_log import UNREADABLE, Leaf, StoredHead, StoredRow, leaf_of
 
@@ -106,6 +106,7 @@ class SqlStoredLog:
         registry_digest = row.epoch
         if isinstance(registry_digest, int):
             registry_digest -= corrected_at + key_changed_at + archive_changed_at
+            registry_digest -= _latest(connection, LossAccepted.__name__)
         if not (isinstance(row.saved, int) and isinstance(row.position, int)):
             wrong.append(
                 f"the head's position of the projections' rows is {row.saved!r}, no number"

@@ -5,12 +5,20 @@ on from there would give their positions to other events, and nobody would notic
 cluster that is a moment behind looks the same; the writer tries again for some seconds.
 """
 
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
+from adapters.log import lost_events
 from adapters.log.event_log import SqlEventLog
 from domain.decisions.ports import Head
 from domain.language.errors import EventsLost
+from domain.language.events import EventLost, Recorded
+
+EVENTS_REMEMBERED: Final = 20_000  # the latest ones that this writer wrote, some 20 MB at most
 
 
 class KnownEvent(Struct, frozen=True):
@@ -26,27 +34,51 @@ class KnownEnd:
     def __init__(self, log: SqlEventLog) -> None:
         self.latest: KnownEvent | None = None  # None: none yet
         self._log = log
+        self._remembered: deque[Recorded] = deque(maxlen=EVENTS_REMEMBERED)
         self._compared_with: Connection | None = None  # one connection has one log
 
-    def check(self, connection: Connection, head: Head) -> None:
-        """Raise `EventsLost` if the log does not have the event that is known, or another one in
-        its place. Needs the head lock.
+    def check(self, connection: Connection, head: Head) -> bool:
+        """Return False if events that were known are lost, and an operator has accepted that.
+
+        Raises `EventsLost` if the log does not have the event that is known, or has another one in
+        its place, or if another server has reported so. Needs the head lock.
         """
         known = self.latest
         if known is not None and head.position < known.position:
+            self._compared_with = None
             raise EventsLost(head.position, known.position)
-        if self._compared_with is not connection:
-            if known is not None and not self._has(connection, head, known):
-                raise EventsLost(head.position, known.position)
-            self._compared_with = connection
+        if self._compared_with is connection:
+            self.note(head)
+            return True
+        has_all = known is None or self._has(connection, head, known)
+        if known is not None and not has_all and not self._is_given_up(connection, known):
+            raise EventsLost(head.position, known.position)
+        reported = lost_events.latest_lost(connection, head.position)
+        if reported > head.position:
+            raise EventsLost(head.position, reported)
+        self._compared_with = connection
+        if not has_all:
+            self._remembered.clear()
         self.note(head)
+        return has_all
 
-    def note(self, head: Head) -> None:
-        """Note the head, which the log has had."""
+    def note(self, head: Head, written: Sequence[Recorded] = ()) -> None:
+        """Note the head, which the log has had, and the events up to it that this writer wrote."""
         if head.position:
             self.latest = KnownEvent(head.position, head.hash)
+        self._remembered.extend(written)
+
+    def report(self, connection: Connection) -> None:
+        """Report what the log does not have, for whoever accepts it. Needs the head lock."""
+        known, at = self.latest, self._log.position(connection)
+        if known is not None and at < known.position:
+            lost_events.report(connection, at, known.position, list(self._remembered))
 
     def _has(self, connection: Connection, head: Head, known: KnownEvent) -> bool:
         return known.position <= head.archived or (
             self._log.hash_at(connection, known.position) == known.hash
         )
+
+    def _is_given_up(self, connection: Connection, known: KnownEvent) -> bool:
+        found = self._log.read(connection, known.position - 1, 1)
+        return bool(found) and isinstance(found[0].event, EventLost)

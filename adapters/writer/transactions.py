@@ -13,12 +13,14 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.clock import SystemClock
 from adapters.database.database import Database, throw_away
 from adapters.log import archived
 from adapters.log.event_log import SqlEventLog
 from adapters.log.outbox import OutboxLocked, SqlOutbox
+from adapters.supervision import reason_of
 from adapters.writer.known_end import KnownEnd
 from domain.decisions.answers import OutboxTaken
 from domain.decisions.batch import Batch, Outcome
@@ -27,13 +29,19 @@ from domain.decisions.write_model import RequiredRows, WriteModel
 from domain.jobs.archive import needs_segments
 from domain.language.commands import (
     AcceptClock,
+    AcceptLoss,
     Command,
     SaveProjections,
     SubmitJob,
     SubmitRows,
     TakeOutbox,
 )
-from domain.language.errors import EventsLost, OutboxUnavailable, without_traceback
+from domain.language.errors import (
+    EventsLost,
+    LogUnavailable,
+    OutboxUnavailable,
+    without_traceback,
+)
 from domain.language.events import ClockCorrected, Recorded
 from domain.language.moments import from_micros
 from domain.language.policy import Policy
@@ -114,12 +122,22 @@ class Transactions:
             return self._write(commands, saves=saves)
         except (OutboxLocked, OutboxUnavailable) as error:  # the other commands go on without it
             return self._write(commands, without_traceback(error), saves=saves)
+        except EventsLost:
+            self._report_loss()
+            raise
 
     def probe(self, commands: Sequence[Command]) -> None:
         """Test whether these commands could be written, and write nothing.
 
         Without commands, the state in memory and the rows of the projections are left alone.
         """
+        try:
+            self._probe(commands)
+        except EventsLost:
+            self._report_loss()
+            raise
+
+    def _probe(self, commands: Sequence[Command]) -> None:
         connection = self._connect()
         with connection.begin() as transaction:
             head = self._log.lock_head(connection)
@@ -186,14 +204,15 @@ class Transactions:
         connection = self._connect()
         with connection.begin() as transaction:
             head = self._log.lock_head(connection)
-            self._check_end(connection, head)
+            if not any(isinstance(one, AcceptLoss) for one in commands):
+                self._check_end(connection, head)
             if (written := self._written_before(connection, commands)) is not None:
                 transaction.rollback()
                 return written
             self._database.check_in_place(connection)
             self._refresh_projections(connection, head)
             corrected = None
-            if not all(isinstance(one, SaveProjections) for one in commands):
+            if not all(isinstance(one, SaveProjections | AcceptLoss) for one in commands):
                 head, corrected = self._judge_time(head, commands)
             done = self._decide_and_append(
                 connection, head, commands, corrected, outbox_error, saves=saves
@@ -208,7 +227,7 @@ class Transactions:
             if self._is_followed():  # another transaction follows at once
                 self._log.prefetch_head_lock(connection)
             transaction.commit()
-            self.known_end.note(done.head)
+            self.known_end.note(done.head, done.recorded)
             self._keep(done.model, has_saved=has_saved)
         self._database.check_in_place(connection)  # else the answers would be for lost events
         return done
@@ -310,7 +329,7 @@ class Transactions:
             if corrected is not None:
                 self._log.note_correction(connection)
             self._log.note_keys(connection, model.keys)
-            self._log.note_archive(connection, batch.recorded)
+            self._log.note_archive_and_losses(connection, batch.recorded)
         elif has_saved:
             self._log.set_saved(connection, self._projections.saved)
         has_changed_rows = bool(batch.empty_claims) or has_saved
@@ -339,13 +358,27 @@ class Transactions:
         return decided
 
     def _check_end(self, connection: Connection, head: Head) -> None:
-        """Raise `EventsLost`, and let the next try be on another host if there are several."""
-        try:
-            self.known_end.check(connection, head)
-        except EventsLost:
-            if self._database.hosts is not None:
-                self._database.hosts.leave()
-            raise
+        """Raise `EventsLost`; forget what was lost once an operator has accepted that."""
+        if not self.known_end.check(connection, head):
+            _log.warning("loss_accepted", position=head.position)
+            self.settle()
+            self._head_version = None  # so that the projections are read again
+            self._log.forget()
+
+    def _report_loss(self) -> None:
+        """Report what is lost in the database that lacks it, and let the next try be on another
+        host if there are several.
+        """
+        connection = self._connection
+        if connection is not None:
+            try:
+                with connection.begin():
+                    self._log.lock_head(connection)
+                    self.known_end.report(connection)
+            except (SQLAlchemyError, LogUnavailable) as error:  # a replica that nobody has promoted
+                _log.warning("loss_not_reported", reason=reason_of(error))
+        if self._database.hosts is not None:
+            self._database.hosts.leave()
 
     def _written_before(
         self, connection: Connection, commands: Sequence[Command]

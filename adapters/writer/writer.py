@@ -43,7 +43,8 @@ PROBE_SECONDS: Final = 5.0
 
 _log = structlog.get_logger()
 
-Subscriber = Callable[[Sequence[Recorded], Sequence[Leaf]], None]
+# Is called with the events of a batch, their leaves, and the hash of the chain up to the last one.
+Subscriber = Callable[[Sequence[Recorded], Sequence[Leaf], bytes], None]
 
 
 class Writer:
@@ -113,6 +114,9 @@ class Writer:
         return await reply
 
     def execute_all(self, commands: Sequence[Command]) -> list[Outcome]:
+        if self._thread.ident is None:  # a command that only reads: nobody would answer
+            error = LogUnavailable("This process writes nothing.", nothing_was_recorded=True)
+            return [error] * len(commands)
         replies = [self.queue.put(command) for command in commands]
         return [_outcome_of(reply) for reply in replies]
 
@@ -166,7 +170,7 @@ class Writer:
         seconds = time.monotonic() - self._taken_at
         for subscriber in self._subscribers:
             with errors_logged():
-                subscriber(done.recorded, done.leaves)
+                subscriber(done.recorded, done.leaves, done.head.hash)
         if isinstance(done.recorded[0].event, ClockCorrected):
             _log_correction(done.recorded[0].event)
         written = _metrics_of(done, len(batch), seconds)

@@ -11,6 +11,7 @@ from typing import Any, Final, assert_never
 
 from domain.audit.archive_legality import check_archive_event
 from domain.audit.callback_legality import check_callback_event, check_callbacks
+from domain.audit.loss_legality import check_loss_event
 from domain.audit.parent_legality import check_fate, check_parent_end, check_parents
 from domain.audit.schedule_legality import check_schedule_event
 from domain.jobs.job import ENDED, Job, State
@@ -30,6 +31,7 @@ from domain.language.events import (
     CancelReason,
     ClockCorrected,
     EndReason,
+    EventLost,
     FailureReason,
     JobCancelled,
     JobCompleted,
@@ -45,6 +47,7 @@ from domain.language.events import (
     LeasesExtended,
     LimitChanged,
     LineUpdated,
+    LossAccepted,
     ParentEnded,
     PlanDeleted,
     ProgressReported,
@@ -481,6 +484,8 @@ _OTHER_EVENT_CHECKS: Final[Mapping[type, Callable[[Job | None, Recorded, Any], s
     LimitChanged: _check_limits,
     PlanDeleted: _check_plan_deletion,
     LineUpdated: _check_line_update,
+    EventLost: check_loss_event,
+    LossAccepted: check_loss_event,
     KeyCreated: _check_key,
     KeyRotated: _check_key,
     KeyRevoked: _check_key,

@@ -79,6 +79,12 @@ class ClockAccepted(Struct, frozen=True, tag=True):
     """The answer to AcceptClock: the log's time follows the clock."""
 
 
+class LossWasAccepted(Struct, frozen=True, tag=True):
+    """The answer to AcceptLoss."""
+
+    position: int  # of the event LossAccepted
+
+
 class KeyChanged(Struct, frozen=True, tag=True):
     """The answer to CreateKey, RotateKey and RevokeKey."""
 
@@ -131,6 +137,7 @@ Answer = (
     | PlanRemoved
     | RefusalsRecorded
     | ClockAccepted
+    | LossWasAccepted
     | KeyChanged
     | ProjectionsSaved
     | ArchiveChanged

@@ -29,6 +29,7 @@ from domain.decisions.answers import (
     LeasesHeld,
     LimitsSet,
     LineWasUpdated,
+    LossWasAccepted,
     OutboxTaken,
     PlanRemoved,
     ProjectionsSaved,
@@ -36,6 +37,7 @@ from domain.decisions.answers import (
     Submitted,
 )
 from domain.decisions.decision import Decision, NewEvent
+from domain.decisions.losses import decide_loss
 from domain.decisions.schedules import decide_schedule
 from domain.decisions.write_model import WriteModel
 from domain.fairness.known_line import Unread, WaitingJob
@@ -51,6 +53,7 @@ from domain.language.bodies import Body
 from domain.language.callbacks import CALLBACK_KIND
 from domain.language.commands import (
     AcceptClock,
+    AcceptLoss,
     ArchiveSegments,
     BackfillSchedule,
     BeginArchive,
@@ -180,6 +183,8 @@ def _decide(  # noqa: C901, PLR0912 (a case for each command)
             # The writer does either: a correction is recorded before the batch.
             done = ClockAccepted() if isinstance(command, AcceptClock) else ProjectionsSaved()
             return Decision([], lambda _: done)
+        case AcceptLoss():
+            return _accept_loss(model, command)
         case TakeOutbox():  # the writer has found no rows, else it would have made SubmitRows of it
             return Decision([], lambda _: OutboxTaken())
         case CreateKey() | RotateKey() | RevokeKey():
@@ -517,6 +522,15 @@ def _archive(decided: Callable[[], Sequence[Event]], job_id: JobId | None = None
         [NewEvent(event, job_id) for event in events],
         lambda after: ArchiveChanged(after.archive.begun),
     )
+
+
+def _accept_loss(model: WriteModel, command: AcceptLoss) -> Decision:
+    try:
+        events = decide_loss(model.position, command)
+    except Refusal as refusal:
+        return Decision([], without_traceback(refusal))
+    accepted = model.position + len(events)
+    return Decision([NewEvent(event) for event in events], lambda _: LossWasAccepted(accepted))
 
 
 def _new_events(job: Job, command: JobCommand, events: Sequence[Event]) -> Sequence[NewEvent]:

@@ -14,6 +14,7 @@ from domain.jobs.known_jobs import Jobs
 from domain.language.callbacks import CALLBACK_KIND, delivery_user
 from domain.language.commands import (
     AcceptClock,
+    AcceptLoss,
     ArchiveSegments,
     BackfillSchedule,
     BeginArchive,
@@ -59,6 +60,7 @@ from domain.language.events import (
     CallbackSecretRotated,
     CallbackSet,
     ClockCorrected,
+    EventLost,
     JobMove,
     JobSubmitted,
     KeyCreated,
@@ -67,6 +69,7 @@ from domain.language.events import (
     LeasesExtended,
     LimitChanged,
     LineUpdated,
+    LossAccepted,
     ParentEnded,
     PlanDeleted,
     ProgressReported,
@@ -198,6 +201,7 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                     self.add_commands((submission for _, submission in rows), policy)
                 case (
                     AcceptClock()
+                    | AcceptLoss()
                     | SaveProjections()
                     | TakeOutbox()
                     | DeletePlan()
@@ -257,6 +261,8 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                     self._add_subject(event)
                 case (
                     ClockCorrected()
+                    | EventLost()
+                    | LossAccepted()
                     | PlanDeleted()
                     | AttemptBegun()
                     | ProgressReported()

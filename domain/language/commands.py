@@ -14,6 +14,7 @@ from domain.language.bodies import Body
 from domain.language.callbacks import OVERLAP_SECONDS
 from domain.language.events import (
     AfterFailure,
+    EventLost,
     KeyCreated,
     Scope,
     SegmentArchived,
@@ -241,6 +242,14 @@ class AcceptClock(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     """Confirm that the database's clock is right: the log's time follows it again."""
 
 
+class AcceptLoss(_Command, frozen=True, kw_only=True, gc=False, tag=True):
+    """Accept that the database has lost the end of the log. Refused if it ends elsewhere."""
+
+    at: int  # position of the latest event that is there
+    # The lost events, in the order of their positions: the first one stood at `at` + 1.
+    lost: tuple[EventLost, ...]
+
+
 class CreateKey(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     """Create an API key. Its name is one that no key has had."""
 
@@ -407,6 +416,7 @@ Command = (
     | ChangeLimit
     | DeletePlan
     | AcceptClock
+    | AcceptLoss
     | CreateKey
     | RotateKey
     | RevokeKey

@@ -9,9 +9,12 @@ FairlogError
 │   ├── UnknownParent              a job that the submitted one should come after
 │   ├── EntryRefused               an entry of the batch that another one should come after
 │   ├── UnknownJob
-│   │   └── JobArchived            the job ended in the archived part of the log
+│   │   ├── JobArchived            the job ended in the archived part of the log
+│   │   └── JobLost                the event that had its number was lost
 │   ├── ArchiveConflict            another archive was quicker
 │   ├── SegmentConflict            another process has replaced the segment's file
+│   ├── LossElsewhere              the log ends at another event than the operator saw
+│   ├── TooManyLost
 │   ├── NotTheCurrentAttempt
 │   │   ├── LeaseHasEnded
 │   │   └── TimeWasUp
@@ -252,6 +255,18 @@ class JobArchived(UnknownJob):
         self.segment = segment
 
 
+class JobLost(UnknownJob):
+    """The event that had this number was lost, and an operator accepted that."""
+
+    def __init__(self, job_id: JobId) -> None:
+        Refusal.__init__(
+            self,
+            f"There is no job {job_id}. The event that had this number was lost with the end of "
+            "the log, and an operator has accepted that.",
+        )
+        self.job_id = job_id
+
+
 class ArchiveConflict(Refusal):
     """Another archive of the same log was quicker."""
 
@@ -261,6 +276,28 @@ class ArchiveConflict(Refusal):
             "or has run. Nothing was deleted by this one; run it again."
         )
         self.position = position
+
+
+class LossElsewhere(Refusal):
+    """The log ends at another event than the one after which a loss was to be accepted."""
+
+    def __init__(self, position: int, at: int) -> None:
+        super().__init__(
+            f"The log ends at event {position}, not at {at}: nothing was accepted. Look again with "
+            "`fairlog accept-loss`."
+        )
+        self.position = position
+
+
+class TooManyLost(Refusal):
+    """More events are lost than one command accepts."""
+
+    def __init__(self, lost: int, most: int) -> None:
+        super().__init__(
+            f"{lost:,} events are lost, and at most {most:,} can be accepted, since their numbers "
+            "would be given again. Stop all servers and workers, and run the command with "
+            "`--forget`: what holds numbers of lost jobs must not go on."
+        )
 
 
 class SegmentConflict(Refusal):
@@ -603,9 +640,14 @@ class EventsLost(LogUnavailable):
             if position < known
             else f"has another event {known} than the one that this server knows"
         )
+        how = (
+            f"until an operator gives them up with `fairlog accept-loss --at {position}`"
+            if position < known
+            else "until this server is started again, which gives them up"
+        )
         super().__init__(
             f"The database {what}: events that were answered are gone. Nothing is written until "
-            "they are back. To go on without them, start all servers again."
+            f"they are back, or {how}."
         )
 
 
@@ -696,6 +738,7 @@ __all__ = [
     "JobHasEnded",
     "JobHasMovedOn",
     "JobHasNotEnded",
+    "JobLost",
     "JobWasErased",
     "KeyExists",
     "KeyHasEnded",
@@ -707,6 +750,7 @@ __all__ = [
     "LogIsBehind",
     "LogTooNew",
     "LogUnavailable",
+    "LossElsewhere",
     "MissingRight",
     "NotAllowed",
     "NotForKind",

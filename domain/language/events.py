@@ -594,6 +594,27 @@ class CallbackSecretRotated(_StoredEvent, frozen=True, kw_only=True, tag="Callba
     earlier_until: datetime  # UTC, exclusive: the one before signs until then, too
 
 
+class EventLost(_StoredEvent, frozen=True, kw_only=True, tag="EventLost"):
+    """Stands at the position of an event that was lost, so that no other event has its number.
+
+    The fields are those of the lost event, as far as a server still knew them; None: not known.
+    """
+
+    lost_type: str | None = None
+    user_id: UserId | None = None
+    lost_job_id: JobId | None = None  # the job may be unknown now
+    lost_at: datetime | None = None  # UTC, when it had been recorded
+
+
+class LossAccepted(_StoredEvent, frozen=True, kw_only=True, tag="LossAccepted"):
+    """An operator accepted that the database had lost the end of the log.
+
+    The events `EventLost` stand at the positions between `at` and this one.
+    """
+
+    at: int  # position of the latest event that was not lost
+
+
 Event = (
     RateLimitDecided
     | JobSubmitted
@@ -630,6 +651,8 @@ Event = (
     | CallbackSet
     | CallbackDeleted
     | CallbackSecretRotated
+    | EventLost
+    | LossAccepted
 )
 
 # The events that move a job in the line or out of it. Each has the user, the kind and resources.

@@ -10,6 +10,7 @@ from typing import Final
 import rich_click as click
 
 from entrypoints.cli import jobs, limits
+from entrypoints.cli.accept_loss import accept_lost_end
 from entrypoints.cli.archive import archive_log
 from entrypoints.cli.audit import audit
 from entrypoints.cli.callbacks import callbacks
@@ -78,6 +79,7 @@ for _command in (
     recover,
     doctor,
     clock,
+    accept_lost_end,
 ):
     cli.add_command(_command)
 

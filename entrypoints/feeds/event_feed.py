@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from adapters.log.audit_log import EventFilter, StoredEvent
 from adapters.supervision import Part
+from domain.language.events import LossAccepted
 from entrypoints.feeds.log_watcher import LogWatcher
 from entrypoints.feeds.recent_events import RecentEvents
 from entrypoints.runtime.page_bytes import fitting
@@ -109,6 +110,8 @@ class EventFeed:
             while found := await self._read_events(
                 EventFilter(), self._end.value, self._events_per_page
             ):
+                if any(one.type == LossAccepted.__name__ for one in found):
+                    self._recent.clear()  # what was lost
                 self._recent.add(found)
                 self._end.rise_to(found[-1].position)
                 if self._end.value >= self._watcher.head.value:

@@ -17,7 +17,6 @@ import structlog
 from adapters.supervision import Part, Supervisor, supervise
 from domain.language.errors import FairlogError
 from domain.language.events import Recorded
-from domain.log.stored_log import Leaf
 from projections.following.async_projector import EVENTS_PER_BATCH, AsyncProjector, step_all
 from projections.following.checkpoints import NoCheckpoint, current_checkpoints
 
@@ -83,7 +82,7 @@ class ProjectorRunner:
         if self._thread is not None:
             self._thread.join(_STOP_SECONDS_MAX)
 
-    def published(self, events: Sequence[Recorded], _: Sequence[Leaf]) -> None:
+    def published(self, events: Sequence[Recorded], *_: object) -> None:
         """Subscribed to the writer; called in its thread."""
         self._pending += len(events)
         self._news.set()

@@ -15,6 +15,7 @@ from adapters.database.hosts import Hosts
 from adapters.doctor import DoctorFinding, Level
 from adapters.log import archived
 from adapters.log.log_size import LogSize
+from adapters.log.lost_events import latest_lost
 from adapters.supervision import reason_of
 from domain.language.moments import to_micros
 from entrypoints.runtime.text import size_of
@@ -48,6 +49,7 @@ def writes(fairlog: Fairlog) -> DoctorFinding:
         with fairlog.database.write() as connection:
             head = log.lock_head(connection)
             strange = log.row_beyond_head(connection, head)
+            lost = latest_lost(connection, head.position)
             if strange is None:
                 log.rehearse(connection, head)
             connection.rollback()
@@ -60,6 +62,13 @@ def writes(fairlog: Fairlog) -> DoctorFinding:
         )
     if strange is not None:
         return DoctorFinding("writes", Level.ERROR, "the log cannot be written", strange)
+    if lost > head.position:
+        return DoctorFinding(
+            "writes",
+            Level.ERROR,
+            f"events up to {lost} were answered, and the log ends at {head.position}",
+            "bring them back (the earlier primary may have them), or run `fairlog accept-loss`",
+        )
     return DoctorFinding("writes", Level.OK, "the log can be written")
 
 

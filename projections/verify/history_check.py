@@ -9,6 +9,7 @@ from domain.audit.archive_legality import misarchived
 from domain.audit.callback_legality import miscalled
 from domain.audit.key_legality import misuse
 from domain.audit.legality import illegality, miscount, misplanned
+from domain.audit.loss_legality import LossCheck
 from domain.audit.parent_legality import misordered
 from domain.audit.schedule_legality import misfired
 from domain.decisions.write_model import WriteModel
@@ -72,6 +73,7 @@ class HistoryCheck:
             after=head.cut,
         )
         self._cut = head.cut
+        self._losses = LossCheck()
         restore_cut(log, snapshot, head, [*projections, *following], scratch, self._fold.know)
         if head.cut:
             self._fold.know_earlier(_readable_rows(log.kept_rows(snapshot, head.cut)))
@@ -136,7 +138,8 @@ class HistoryCheck:
                 write(self._scratch)
 
     def _check_legality(self, model: WriteModel, recorded: Recorded) -> None:
-        if wrong := _illegality(model, recorded, self._cut):
+        unaccepted = self._losses.wrong(recorded)
+        if wrong := unaccepted or _illegality(model, recorded, self._cut):
             self._sink.about(
                 recorded.position, f"{type(recorded.event).__name__} was illegal: {wrong}"
             )

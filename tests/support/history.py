@@ -17,6 +17,7 @@ from domain.jobs.job import Job, State
 from domain.language.callbacks import CALLBACK_KIND
 from domain.language.commands import (
     AcceptClock,
+    AcceptLoss,
     BackfillSchedule,
     CancelJob,
     ChangeLimit,
@@ -44,7 +45,16 @@ from domain.language.commands import (
     TriggerSchedule,
 )
 from domain.language.errors import Refusal
-from domain.language.events import EVENT_TYPES, AfterFailure, Event, Role, Scope, encode, type_of
+from domain.language.events import (
+    EVENT_TYPES,
+    AfterFailure,
+    Event,
+    EventLost,
+    Role,
+    Scope,
+    encode,
+    type_of,
+)
 from domain.language.identifiers import (
     CallbackName,
     JobId,
@@ -120,10 +130,17 @@ def tell_everything(fairlog: Fairlog, clock: ManualClock) -> None:
     _tell_of_starts(fairlog, clock)
     _tell_of_keys(fairlog)
     _tell_of_parents(fairlog)
+    _tell_of_a_loss(fairlog)
     do(fairlog, SaveProjections())
     with fairlog.database.read() as connection:
         told = {name for (name,) in connection.execute(sa.select(events.c.type).distinct())}
     assert told == set(EVENT_TYPES) - set(ARCHIVE_EVENT_NAMES)
+
+
+def _tell_of_a_loss(fairlog: Fairlog) -> None:
+    """A replica that lacked two events was promoted."""
+    lost = (EventLost(lost_type="JobSubmitted", user_id=BOB, lost_job_id=JobId(1)), EventLost())
+    do(fairlog, AcceptLoss(at=fairlog.read_now(fairlog.log.position), lost=lost))
 
 
 def _tell_of_limits(fairlog: Fairlog, clock: ManualClock) -> None:

@@ -18,6 +18,7 @@ BOOKKEEPING: Final = {"generation", "newest"}
 # empty, and what they say is lost with them.
 BESIDE: Final = {
     "live_servers",
+    "lost_events",
     "dashboard_sessions",
     "worker_polls",
     "empty_claims",

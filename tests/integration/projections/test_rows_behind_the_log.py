@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from typing import Final
 
 import pytest
 from sqlalchemy.engine import Connection
 
 from adapters.log.tables import log_head
+from adapters.settings import Settings
 from adapters.writer import transactions, writer
 from domain.decisions.answers import Claimed, JobUpdated, LimitsSet, ProjectionsSaved, Submitted
 from domain.jobs.job import Job, State
@@ -21,7 +22,7 @@ from domain.language.commands import CancelJob, ChangeLimit, SaveProjections
 from domain.language.errors import UnknownJob
 from domain.language.events import Scope
 from domain.language.identifiers import JobId
-from entrypoints.composition import rebuild_projections
+from entrypoints.composition import compose, rebuild_projections
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.limit_reads import kind, user_limits
 from entrypoints.use_cases.bulk_retry import RetryFilter, retry_jobs
@@ -170,6 +171,18 @@ def test_a_rebuild_that_another_overtakes_says_nothing_of_its_rows(
         rebuild_projections(fairlog, [], overtake)
         assert asyncio.run(fairlog.job(later[0])).state is State.QUEUED
         assert_verified(fairlog)
+
+
+@pytest.mark.usefixtures("never_saved")
+def test_a_command_that_writes_nothing_reads_the_rows_as_they_stand(database_url: str) -> None:
+    with service(database_url) as writing:
+        do(writing, submit(), Submitted)
+        assert stands_at(writing) == (2, 0)
+        with closing(compose(Settings(database_url=database_url))) as reading:
+            query = reading.with_saved_rows(
+                lambda connection: reading.jobs.find(connection, [JobId(2)])
+            )
+            assert reading.read_now(query) == {}
 
 
 @pytest.mark.usefixtures("never_saved")

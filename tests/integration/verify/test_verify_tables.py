@@ -137,6 +137,7 @@ def test_an_epoch_of_an_earlier_release_is_settled_at_the_next_start(
             epoch = connection.execute(sa.select(log_head.c.epoch)).scalar_one()
             corrected_at = latest_position(connection, "ClockCorrected")
             changed_at = corrected_at + latest_key_event(connection)
+            changed_at += latest_position(connection, "LossAccepted")
             assert epoch == digest_of(connection) + changed_at
 
 

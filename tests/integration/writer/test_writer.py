@@ -334,7 +334,8 @@ def test_a_subscriber_hears_of_every_batch_after_it_is_on_disk_and_cannot_spoil_
 
     with service(database_url) as fairlog:
 
-        def subscriber(recorded: Any, leaves: Any) -> None:
+        def subscriber(recorded: Any, leaves: Any, last_hash: bytes) -> None:
+            assert len(last_hash) == 32
             assert events_in(fairlog) == recorded[-1].position
             assert [one.position for one in recorded] == [one.position for one in leaves]
             heard.extend(one.position for one in recorded)

@@ -25,6 +25,9 @@ _SCHEDULE: Final = ScheduleName("nightly")
 _ERRORS: Final[Sequence[FairlogError]] = (
     errors.ArchiveConflict(9),
     errors.SegmentConflict("one.parquet"),
+    errors.LossElsewhere(9, 7),
+    errors.TooManyLost(9, 7),
+    errors.JobLost(_JOB),
     errors.EventsArchived(9),
     errors.JobArchived(_JOB, "one.parquet"),
     errors.BeyondBounds(_KEY, "priority", 5),

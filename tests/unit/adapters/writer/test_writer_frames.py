@@ -37,6 +37,7 @@ from domain.decisions.batch import Outcome
 from domain.jobs.ended_attempts import EndedAttempt
 from domain.language.commands import (
     AcceptClock,
+    AcceptLoss,
     ArchiveSegments,
     BackfillSchedule,
     BeginArchive,
@@ -69,7 +70,7 @@ from domain.language.commands import (
     UpdateLine,
 )
 from domain.language.errors import QueueFull, RateLimited
-from domain.language.events import LimitChanged, Scope, SegmentArchived
+from domain.language.events import EventLost, LimitChanged, Scope, SegmentArchived
 from domain.language.identifiers import (
     POSITION_MAX,
     CallbackName,
@@ -171,6 +172,7 @@ COMMANDS: Sequence[Command] = (
     DeleteCallback(name=CallbackName("orders")),
     RotateCallbackSecret(name=CallbackName("orders"), overlap_seconds=0.5),
     AcceptClock(),
+    AcceptLoss(at=9, lost=(EventLost(), EventLost(lost_type="JobSubmitted", lost_at=NOW))),
     by("ci", submit()),
     create_key("ci", users=(ALICE,), expires_at=NOW),
     rotate_key("ci", "second"),

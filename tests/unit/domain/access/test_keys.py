@@ -9,6 +9,7 @@ from domain.access.keys import KEYS_MAX, SECRETS_MAX, ApiKeys
 from domain.access.rights import RIGHTS, Right
 from domain.decisions.answers import Claimed, LeasesHeld
 from domain.language.commands import (
+    AcceptLoss,
     ArchiveSegments,
     BeginArchive,
     CancelJob,
@@ -238,6 +239,7 @@ def test_a_right_is_known_for_every_command_that_a_caller_may_send() -> None:
         RewriteSegment,
         EraseArchivedBodies,
         FireSchedule,
+        AcceptLoss,
     }
     assert set(_NEEDED) == set(Command.__args__) - sent_by_nobody
 

@@ -123,6 +123,8 @@ def test_the_types_are_those_that_are_documented() -> None:
         "CallbackSet",
         "CallbackDeleted",
         "CallbackSecretRotated",
+        "EventLost",
+        "LossAccepted",
     ]
 
 

@@ -1,0 +1,95 @@
+"""`fairlog accept-loss`: lets the service go on with a log that has lost its end."""
+
+from collections import Counter
+
+import rich_click as click
+from click.exceptions import UsageError
+
+from adapters.log.lost_events import LostEvents
+from entrypoints.cli.failure import CommandFailed
+from entrypoints.cli.output import counted, echo, examples
+from entrypoints.cli.session import database_url_option, open_log
+from entrypoints.use_cases.losses import accept_loss, reported_loss
+
+_USERS_SHOWN_MAX = 10
+
+
+@click.command(
+    "accept-loss",
+    epilog=examples("fairlog accept-loss", "fairlog accept-loss --at 41200"),
+)
+@database_url_option
+@click.option(
+    "--at",
+    type=click.IntRange(min=0),
+    metavar="POSITION",
+    help="The latest event that the database has, as servers and this command show it.",
+)
+@click.option(
+    "--known",
+    type=click.IntRange(min=0),
+    metavar="POSITION",
+    help="The latest event that anybody knows, if it is beyond those that servers have reported: "
+    "from a kept head, for example. Numbers up to there are not given again.",
+)
+@click.option(
+    "--forget",
+    is_flag=True,
+    help="Give the numbers of the lost events again. Stop all servers and workers before.",
+)
+def accept_lost_end(
+    database_url: str | None, *, at: int | None, known: int | None, forget: bool
+) -> None:
+    """Go on without the events that a failover or a restored backup has lost.
+
+    Servers write nothing to a log that lacks events which they know: callers get 503. If the
+    earlier database can be brought back, do that. Else accept the loss: `EventLost` is recorded at
+    the position of each lost event, so that no job gets its number, and `LossAccepted` after them.
+    Running servers go on by themselves. Without --at, the command shows what servers have reported.
+    """
+    with open_log(database_url) as fairlog:
+        loss = reported_loss(fairlog)
+        if at is None:
+            if known is not None or forget:
+                raise UsageError("Give --at, too.")
+            _show(loss)
+            return
+        if at != loss.at:
+            raise CommandFailed(
+                f"The log ends at event {loss.at}, not at {at}: nothing was accepted."
+            )
+        if known is not None and known < loss.known:
+            raise UsageError(f"--known: servers have reported events up to {loss.known}.")
+        up_to = loss.at if forget else max(loss.known, known or 0, loss.at)
+        if up_to == loss.at and not forget:
+            raise CommandFailed(
+                "No server has reported a loss, so nothing was accepted. If events are lost all "
+                "the same, name the latest one that is known with --known."
+            )
+        _show(loss)
+        fairlog.writer.start()
+        position = accept_loss(fairlog, loss, up_to)
+        echo(f"Accepted with event {position}. Running servers go on within seconds.")
+
+
+def _show(loss: LostEvents) -> None:
+    if loss.known == loss.at:
+        echo(f"The log ends at event {loss.at}. No server has reported that events are lost.")
+        return
+    lost = loss.known - loss.at
+    after = counted(lost, "event that was answered is lost", "events that were answered are lost")
+    echo(f"The log ends at event {loss.at}, and {after}:")
+    types = Counter(one.lost_type for one in loss.by_position.values())
+    for name, count in types.most_common():
+        echo(f"  {count:>8,}  {name}")
+    if unknown := lost - len(loss.by_position):
+        echo(f"  {unknown:>8,}  of which only the position is known")
+    submitted = Counter(
+        one.user_id for one in loss.by_position.values() if one.lost_type == "JobSubmitted"
+    )
+    if submitted:
+        shown = ", ".join(
+            f"{user} ({count})" for user, count in submitted.most_common(_USERS_SHOWN_MAX)
+        )
+        more = len(submitted) - _USERS_SHOWN_MAX
+        echo(f"Lost jobs by user: {shown}{f' and {more} more users' if more > 0 else ''}")
