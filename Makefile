@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-databases test-mysql test-mariadb-11 lint format bench bench-peers soak screenshots docs lock-peers lock clean
+.PHONY: help run test test-databases test-mysql test-mariadb-11 lint format bench bench-peers soak simulation screenshots docs lock-peers lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' Makefile
@@ -87,6 +87,9 @@ bench-peers: .venv/.installed .peers/.installed ## Measure other job queues besi
 soak: .venv/.installed ## Break things at random under load, then hold every answer against the log
 	@$(ensure) mariadb
 	$(BIN)/python -m tests.soak $(ARGS)
+
+simulation: .venv/.installed ## Simulate a log for each of 16 partitions, and write the figures into docs/scaling.md
+	$(BIN)/python -m tests.simulation $(ARGS)
 
 screenshots: .venv/.installed ## Take the pictures in docs/screenshots anew, of a server that lives for four minutes
 	@$(ensure) chromium
