@@ -52,6 +52,7 @@ class FaultProxy:
         self._rules: list[_Rule] = []
         self._changes: list[tuple[re.Pattern[str], str]] = []
         self._hanging_until = 0.0  # time.monotonic()
+        self._delay_seconds = 0.0  # of each packet to the server
         self._refuses = False
         self._guard = threading.Lock()
         self._threads: list[threading.Thread] = []
@@ -86,12 +87,17 @@ class FaultProxy:
         """Pass everything on again."""
         with self._guard:
             self._rate, self._rules, self._hanging_until = 0.0, [], 0.0
-            self._changes, self._refuses = [], False
+            self._changes, self._refuses, self._delay_seconds = [], False, 0.0
 
     def hang(self, seconds: float) -> None:
         """Let nothing through to the server for so long; what comes meanwhile goes on then."""
         with self._guard:
             self._hanging_until = time.monotonic() + seconds
+
+    def slow(self, seconds: float) -> None:
+        """Delay each packet to the server by so long, until `recover`."""
+        with self._guard:
+            self._delay_seconds = seconds
 
     def refuse_connections(self) -> None:
         """Close each new connection at once, until `recover`."""
@@ -162,6 +168,8 @@ class FaultProxy:
     def _wait_while_hanging(self) -> None:
         while (left := self._hanging_until - time.monotonic()) > 0:
             time.sleep(min(left, 0.05))
+        if self._delay_seconds:
+            time.sleep(self._delay_seconds)
 
     def _changed(self, header: bytes, body: bytes) -> bytes:
         is_command = header[3] == 0  # later packets of one exchange have higher numbers

@@ -1,5 +1,7 @@
 """The promises of the proxy that injects faults to the tests that use it."""
 
+import time
+
 import pymysql
 import pytest
 import sqlalchemy as sa
@@ -40,6 +42,21 @@ def test_a_cut_ends_every_connection_and_new_ones_are_let_through(mariadb: Datab
             with pytest.raises(sa.exc.OperationalError):
                 connection.execute(sa.text("SELECT 1"))
         with engine.connect() as connection:
+            assert connection.execute(sa.text("SELECT 1")).scalar_one() == 1
+        engine.dispose()
+    mariadb.drop_database(url)
+
+
+def test_a_slowed_database_answers_late_until_it_has_recovered(mariadb: DatabaseServer) -> None:
+    url = mariadb.create_database()
+    with FaultProxy(url) as proxy:
+        engine = sa.create_engine(proxy.url)
+        with engine.connect() as connection:
+            proxy.slow(0.2)
+            began = time.monotonic()
+            assert connection.execute(sa.text("SELECT 1")).scalar_one() == 1
+            assert time.monotonic() - began >= 0.2
+            proxy.recover()
             assert connection.execute(sa.text("SELECT 1")).scalar_one() == 1
         engine.dispose()
     mariadb.drop_database(url)
