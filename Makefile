@@ -84,9 +84,9 @@ bench-peers: .venv/.installed .peers/.installed ## Measure other job queues besi
 	@$(ensure) mariadb
 	$(BIN)/python -m tests.benchmarks.peers $(ARGS)
 
-soak: .venv/.installed ## Break things at random under load, then hold every answer against the log
+soak: .venv/.installed ## Break things at random under load for MINUTES (20), by SEED, and write docs/soak.md
 	@$(ensure) mariadb
-	$(BIN)/python -m tests.soak $(ARGS)
+	$(BIN)/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 simulation: .venv/.installed ## Simulate a log for each of 16 partitions, and write the figures into docs/scaling.md
 	$(BIN)/python -m tests.simulation $(ARGS)

@@ -1,7 +1,8 @@
-"""The faults of a soak: one after the other, drawn at random."""
+"""Faults of servers, writers and the database: one after the other, drawn at random."""
 
 import os
 import random
+import resource
 import signal
 import threading
 import time
@@ -9,13 +10,17 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from tests.support.fault_proxy import FaultProxy
 from tests.support.mariadb import MariaDB
 from tests.support.server import FairlogServer, ServerFailed
 
 # A statement that fails with these makes a client believe that the server or the account is gone.
-_CONNECTION_NUMBERS = (1040, 1042, 1043, 1044, 1045, 1053, 1129, 1130, 1159, 1161, 1226)
+_CONNECTION_NUMBERS: Final = (1040, 1042, 1043, 1044, 1045, 1053, 1129, 1130, 1159, 1161, 1226)
+_COMMIT_NUMBERS: Final = (1213, 1205, 1020, 1180, 1047, 1021, 1114, 1290, 1062, 1105)
+_FULL_NUMBERS: Final = (1021, 1114)  # the disk is full, and the table is
+_FILE_BYTES_MAX: Final = 4096  # of a writer whose file may not grow
 
 
 class LogPipe:
@@ -45,8 +50,8 @@ class LogPipe:
 
 
 class Faults:
-    """Breaks things until it is stopped, then mends them all. The first server is also killed; the
-    others live as long as the soak, so that their memory can be looked at.
+    """Breaks things for a time, then mends them all. The first server is also killed and restarted;
+    the others live as long as the soak, so that their memory can be looked at.
     """
 
     def __init__(
@@ -59,7 +64,9 @@ class Faults:
         locked: Callable[[float], None],
     ) -> None:
         self.counts: Counter[str] = Counter()
-        self.unexpected_ends: list[str] = []
+        self.bad_ends: list[str] = []
+        # Begin, end (Unix times in microseconds) and kind of each fault.
+        self.timeline: list[tuple[int, int, str]] = []
         self._servers = servers
         self._logs = logs
         self._proxy = proxy
@@ -70,42 +77,17 @@ class Faults:
     def break_for(self, seconds: float) -> None:
         """Blocks. Afterwards everything works again but for what did not mend itself."""
         until = time.monotonic() + seconds
-        kinds: dict[str, Callable[[], None]] = {
-            "writer stopped": self._stop_writer,
-            "server killed": self._kill_server,
-            "writer killed": self._kill_writer,
-            "log not read": self._stop_log,
-            "head locked": lambda: self._locked(self._chance.uniform(0.5, 6)),
-        }
-        weights = {
-            "server killed": 1.0,
-            "writer killed": 1.0,
-            "writer stopped": 2.0,
-            "log not read": 2.0,
-            "head locked": 2.0,
-        }
+        kinds = self._of_servers()
         if self._proxy is not None:
-            kinds |= {
-                "statements fail": self._fail_statements,
-                "commits fail": self._fail_commits,
-                "connections fail": self._fail_connections,
-                "connections cut": self._cut,
-                "database hangs": self._hang,
-                "database killed": self._kill_database,
-            }
-            weights |= {
-                "statements fail": 8.0,
-                "commits fail": 6.0,
-                "connections fail": 2.0,
-                "connections cut": 3.0,
-                "database hangs": 2.0,
-                "database killed": 0.5,
-            }
+            kinds |= self._of_database(self._proxy)
+        names, weights = list(kinds), [weight for weight, _ in kinds.values()]
         while time.monotonic() < until:
-            [name] = self._chance.choices(list(kinds), [weights[one] for one in kinds])
+            [name] = self._chance.choices(names, weights)
             self.counts[name] += 1
-            kinds[name]()
+            began = time.time_ns() // 1000
+            kinds[name][1]()
             self._mend_servers()
+            self.timeline.append((began, time.time_ns() // 1000, name))
             time.sleep(self._chance.uniform(0.5, 3.0))
         for log in self._logs:
             log.read_on()
@@ -113,48 +95,97 @@ class Faults:
             self._proxy.recover()
         self._mend_servers()
 
+    def _of_servers(self) -> dict[str, tuple[float, Callable[[], None]]]:
+        """Return the faults of servers and writers by name, each with its weight."""
+        faults: dict[str, tuple[float, Callable[[], None]]] = {
+            "server killed": (3.0, self._kill_server),
+            "server restarted": (0.7, self._restart_server),
+            "server frozen": (1.5, self._freeze_server),
+            "writer killed": (8.0, self._kill_writer),
+            "writer frozen": (2.0, self._freeze_writer),
+            "log not read": (1.5, self._stop_log),
+            "head locked": (1.5, lambda: self._locked(self._chance.uniform(0.5, 6))),
+        }
+        if self._proxy is None:
+            faults["database filled up"] = (3.0, self._fill_file)
+        return faults
+
+    def _of_database(self, proxy: FaultProxy) -> dict[str, tuple[float, Callable[[], None]]]:
+        """Return the faults of the database by name, each with its weight."""
+        return {
+            "statements fail": (4.0, lambda: self._fail_statements(proxy)),
+            "commits fail": (3.0, lambda: self._fail_commits(proxy)),
+            "connections fail": (1.5, lambda: self._fail_connections(proxy)),
+            "connections cut": (2.5, proxy.cut),
+            "database hangs": (1.5, lambda: self._hang(proxy)),
+            "database slowed": (1.5, lambda: self._slow(proxy)),
+            "database filled up": (1.5, lambda: self._fill(proxy)),
+            "database killed": (1.5, self._kill_database),
+            "database restarted": (0.7, self._restart_database),
+            "database frozen": (1.0, self._freeze_database),
+        }
+
     def _mend_servers(self) -> None:
-        """Start again what has ended, as a service manager does."""
+        """Start again what has ended, as a service manager does. A server that was not killed
+        must not have ended.
+        """
         for server in self._servers:
             if server.has_ended():
-                if server is not self._servers[0]:
-                    self.unexpected_ends.append(f"after {self.counts.total()} faults")
-                with suppress(ServerFailed):  # it is tried again after the next fault
-                    server.start()
+                self.bad_ends.append(f"a server has ended after {self.counts.total()} faults")
+                self._start_again(server)
 
-    def _fail_statements(self) -> None:
-        assert self._proxy is not None
-        self._proxy.fail_randomly(self._chance.choice([0.001, 0.01, 0.1, 1.0]))
+    def _start_again(self, server: FairlogServer) -> None:
+        while server.has_ended():
+            try:
+                server.start()
+            except ServerFailed:
+                continue
+            except AssertionError as error:  # it is not ready in time
+                self.bad_ends.append(str(error))
+
+    def _fail_statements(self, proxy: FaultProxy) -> None:
+        proxy.fail_randomly(self._chance.choice([0.001, 0.01, 0.1, 1.0]))
         time.sleep(self._chance.uniform(0.2, 4))
-        self._proxy.recover()
+        proxy.recover()
 
-    def _fail_commits(self) -> None:
-        assert self._proxy is not None
+    def _fail_commits(self, proxy: FaultProxy) -> None:
         for _ in range(self._chance.randint(1, 5)):
-            number = self._chance.choice(
-                [1213, 1205, 1020, 1180, 1047, 1021, 1114, 1290, 1062, 1105]
-            )
-            self._proxy.fail("^COMMIT", number, times=self._chance.randint(1, 20))
+            number = self._chance.choice(_COMMIT_NUMBERS)
+            proxy.fail("^COMMIT", number, times=self._chance.randint(1, 20))
         time.sleep(self._chance.uniform(0.5, 3))
-        self._proxy.recover()
+        proxy.recover()
 
-    def _fail_connections(self) -> None:
-        assert self._proxy is not None
-        self._proxy.fail_randomly(1.0, _CONNECTION_NUMBERS)
-        self._proxy.refuse_connections()
-        self._proxy.cut()
+    def _fail_connections(self, proxy: FaultProxy) -> None:
+        proxy.fail_randomly(1.0, _CONNECTION_NUMBERS)
+        proxy.refuse_connections()
+        proxy.cut()
         time.sleep(self._chance.uniform(0.5, 5))
-        self._proxy.recover()
+        proxy.recover()
 
-    def _cut(self) -> None:
-        assert self._proxy is not None
-        self._proxy.cut()
-
-    def _hang(self) -> None:
-        assert self._proxy is not None
+    def _hang(self, proxy: FaultProxy) -> None:
         seconds = self._chance.uniform(0.5, 8)
-        self._proxy.hang(seconds)
+        proxy.hang(seconds)
         time.sleep(seconds)
+
+    def _slow(self, proxy: FaultProxy) -> None:
+        proxy.slow(self._chance.choice([0.005, 0.02, 0.1]))
+        time.sleep(self._chance.uniform(1, 5))
+        proxy.recover()
+
+    def _fill(self, proxy: FaultProxy) -> None:
+        """Refuse all new rows, as a full disk or table does."""
+        proxy.fail("^INSERT", self._chance.choice(_FULL_NUMBERS), times=10**9)
+        time.sleep(self._chance.uniform(0.5, 4))
+        proxy.recover()
+
+    def _fill_file(self) -> None:
+        """Let the writer's files not grow (SQLite), as a full disk does."""
+        if (writer := writer_of(self._servers[0])) is not None:
+            with suppress(ProcessLookupError):
+                _, hard = resource.prlimit(writer, resource.RLIMIT_FSIZE)
+                resource.prlimit(writer, resource.RLIMIT_FSIZE, (_FILE_BYTES_MAX, hard))
+                time.sleep(self._chance.uniform(0.5, 4))
+                resource.prlimit(writer, resource.RLIMIT_FSIZE, (hard, hard))
 
     def _kill_database(self) -> None:
         assert self._mariadb is not None
@@ -162,23 +193,50 @@ class Faults:
         time.sleep(self._chance.uniform(0.1, 3))
         self._mariadb.start()
 
-    def _stop_writer(self) -> None:
+    def _restart_database(self) -> None:
+        assert self._mariadb is not None
+        self._mariadb.stop()
+        self._mariadb.start()
+
+    def _freeze_database(self) -> None:
+        assert self._mariadb is not None
+        self._mariadb.pause()
+        time.sleep(self._chance.uniform(0.5, 6))
+        self._mariadb.resume()
+
+    def _freeze_writer(self) -> None:
+        if (writer := writer_of(self._chance.choice(self._servers))) is not None:
+            self._freeze(writer, 10)
+
+    def _freeze_server(self) -> None:
         server = self._chance.choice(self._servers)
-        if (writer := writer_of(server)) is not None:
-            with suppress(ProcessLookupError):
-                os.kill(writer, signal.SIGSTOP)
-                time.sleep(self._chance.uniform(0.5, 10))
-                os.kill(writer, signal.SIGCONT)
+        if not server.has_ended():
+            self._freeze(server.pid, 6)
+
+    def _freeze(self, pid: int, seconds_max: float) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(self._chance.uniform(0.5, seconds_max))
+            os.kill(pid, signal.SIGCONT)
 
     def _kill_writer(self) -> None:
-        if (writer := writer_of(self._servers[0])) is not None:
+        if (writer := writer_of(self._chance.choice(self._servers))) is not None:
             with suppress(ProcessLookupError):
                 os.kill(writer, signal.SIGKILL)
-            time.sleep(2)
 
     def _kill_server(self) -> None:
-        with suppress(ServerFailed):
-            self._servers[0].kill()
+        server = self._servers[0]
+        if not server.has_ended():
+            server.kill()
+        self._start_again(server)
+
+    def _restart_server(self) -> None:
+        server = self._servers[0]
+        try:
+            server.terminate()
+        except ServerFailed as error:
+            self.bad_ends.append(str(error)[-2000:])
+        self._start_again(server)
 
     def _stop_log(self) -> None:
         log = self._chance.choice(self._logs)

@@ -384,6 +384,13 @@ def serve_a_user_twice_in_a_row(log: Log) -> None:
         log.run(job)
 
 
+def let_a_user_who_comes_back_wait(log: Log) -> None:
+    log.run(log.submit("eve", "e1"))
+    waiting = log.submit("fay", "f1"), log.submit("eve", "e2")
+    for job in waiting:
+        log.run(job)
+
+
 def serve_a_later_job_first(log: Log) -> None:
     jobs = [log.submit("eve", "e1"), log.submit("eve", "e2")]
     log.run(jobs[1])
@@ -463,6 +470,7 @@ BREAKS: Final[list[tuple[Callable[[Log], None], set[Rule]]]] = [
     (exceed_a_throttle, {Rule.THROTTLE}),
     (serve_out_of_turn, {Rule.TURN}),
     (serve_a_user_twice_in_a_row, {Rule.TURN}),
+    (let_a_user_who_comes_back_wait, {Rule.TURN}),
     (serve_a_later_job_first, {Rule.OWN_ORDER}),
     (pass_over_a_priority, {Rule.OWN_ORDER}),
     (run_a_time_twice, {Rule.SCHEDULED_ONCE}),
