@@ -63,6 +63,7 @@ NOT_RUN: Final = {
     "docs/deployment.md": 4,
     "docs/how-to/verify-the-log.md": 1,
     "docs/reference/segments.md": 1,
+    "docs/soak.md": 1,
     "docs/tutorial/own-application.md": 1,
 }
 OUTPUTS: Final = {"", "text"}  # languages of blocks that are no commands
