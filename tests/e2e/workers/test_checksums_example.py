@@ -18,6 +18,8 @@ from fairlog_client.handlers.loading import JobContext, load_handlers
 from tests.support.repository import ROOT
 from tests.support.server import FairlogServer, ending_with_us
 
+pytestmark = pytest.mark.one_database  # what handlers do is the same on each
+
 EXAMPLE = ROOT / "docs" / "examples" / "checksums.py"
 STANDARD_LIBRARY = Path(sysconfig.get_paths()["stdlib"])
 FAIRLOG = Path(sys.executable).with_name("fairlog")

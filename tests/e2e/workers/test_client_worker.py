@@ -35,6 +35,8 @@ import projections
 from adapters import price
 from fairlog_client import Jobs
 
+pytestmark = pytest.mark.one_database  # what handlers do is the same on each
+
 jobs = Jobs()
 
 

@@ -23,6 +23,8 @@ import sys
 import threading
 import time
 
+pytestmark = pytest.mark.one_database  # what handlers do is the same on each
+
 _forking = multiprocessing.get_context("fork")
 
 

@@ -14,6 +14,8 @@ from tests.support.repository import ROOT
 from tests.support.server import FairlogServer, audit, submit, talking
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.one_database  # what handlers do is the same on each
+
 EXAMPLE = ROOT / "docs" / "examples" / "worker.mjs"
 LINES_MAX = 120
 

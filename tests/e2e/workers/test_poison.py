@@ -25,6 +25,8 @@ import os
 import signal
 import time
 
+pytestmark = pytest.mark.one_database  # what handlers do is the same on each
+
 def poison(payload):
     os.kill(os.getppid(), signal.SIGKILL)  # the worker, not only the process for handlers
     time.sleep(60)

@@ -238,7 +238,7 @@ pass_quickly_fail_slowly = pytest.mark.timeout(600)  # a failure is made small f
 
 @pass_quickly_fail_slowly
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-@settings(PROPERTY, max_examples=15)
+@settings(PROPERTY, max_examples=10)
 @given(played=batches(), events_per_page=st.integers(1, 7))
 def test_any_sequence_of_commands_is_legal_and_can_be_rebuilt_on_sqlite(
     quick_database_url: NewQuickDatabase, played: Batches, events_per_page: int
@@ -249,7 +249,7 @@ def test_any_sequence_of_commands_is_legal_and_can_be_rebuilt_on_sqlite(
 
 @pass_quickly_fail_slowly
 @pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
-@settings(PROPERTY, max_examples=6)
+@settings(PROPERTY, max_examples=5)
 @given(played=batches(), events_per_page=st.integers(1, 7))
 def test_any_sequence_of_commands_is_legal_and_can_be_rebuilt_on_mariadb(
     quick_database_url: NewQuickDatabase, played: Batches, events_per_page: int
@@ -260,7 +260,7 @@ def test_any_sequence_of_commands_is_legal_and_can_be_rebuilt_on_mariadb(
 
 @pass_quickly_fail_slowly
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-@settings(PROPERTY, max_examples=15)
+@settings(PROPERTY, max_examples=10)
 @given(played=batches(with_start_limits=True), events_per_page=st.integers(1, 7))
 def test_any_limits_of_starts_hold_and_can_be_rebuilt_on_sqlite(
     quick_database_url: NewQuickDatabase, played: Batches, events_per_page: int
@@ -271,7 +271,7 @@ def test_any_limits_of_starts_hold_and_can_be_rebuilt_on_sqlite(
 
 @pass_quickly_fail_slowly
 @pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
-@settings(PROPERTY, max_examples=6)
+@settings(PROPERTY, max_examples=5)
 @given(played=batches(with_start_limits=True), events_per_page=st.integers(1, 7))
 def test_any_limits_of_starts_hold_and_can_be_rebuilt_on_mariadb(
     quick_database_url: NewQuickDatabase, played: Batches, events_per_page: int
