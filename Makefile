@@ -10,11 +10,14 @@ MYSQLD ?= .mysql/bin/mysqld
 MARIADBD ?= .mariadb-11/bin/mariadbd
 ensure := PYTHON="$(PYTHON)" sh tests/setup/ensure-packages.sh
 
+# The folder with the MariaDB and the Galera of `make test-cluster`.
+GALERA ?= .galera
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-databases test-mysql test-mariadb-11 lint format bench bench-peers soak simulation screenshots docs lock-peers lock clean
+.PHONY: help run test test-databases test-mysql test-mariadb-11 test-cluster lint format bench bench-peers soak simulation screenshots docs lock-peers lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' Makefile
@@ -42,6 +45,10 @@ test-mariadb-11: .venv/.installed .proxies .deploy-tools .examples $(MARIADBD) #
 	@$(ensure) chromium node go readers systemd
 	FAIRLOG_TEST_MARIADBD="$(abspath $(MARIADBD))" $(BIN)/pytest $(in_parallel) tests/integration tests/e2e $(ARGS)
 
+test-cluster: .venv/.installed $(GALERA)/bin/mariadbd ## Lose nodes of a Galera cluster under load, and hold every answer against the log of each node
+	@$(ensure) galera
+	FAIRLOG_TEST_GALERA="$(abspath $(GALERA))" $(BIN)/python -m tests.cluster $(ARGS)
+
 # Tests wait for half of their time, so that four at once fill two processors.
 in_parallel := -n 4 --dist worksteal
 on_mysql = FAIRLOG_TEST_MYSQLD="$(abspath $(MYSQLD))" $(BIN)/pytest $(in_parallel)
@@ -50,6 +57,9 @@ even_if_none = $(if $(ARGS),|| [ $$? = 5 ])
 
 .mysql/bin/mysqld:
 	@sh tests/setup/fetch-mysql.sh .mysql
+
+.galera/bin/mariadbd:
+	@sh tests/setup/fetch-galera.sh .galera
 
 .mariadb-11/bin/mariadbd:
 	@sh tests/setup/fetch-mariadb.sh .mariadb-11

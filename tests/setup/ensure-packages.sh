@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what this machine lacks of the things named (python, mariadb, chromium, node, go,
-# readers, systemd, wrk, postgresql, redis), where it is Debian and we may; else says in one line what to
+# readers, systemd, galera, wrk, postgresql, redis), where it is Debian and we may; else says in one line what to
 # install, and exits 2.
 set -eu
 
@@ -36,6 +36,10 @@ look_for() {
         has sqlite3 || packages="$packages sqlite3"
         has mariadb-dump || packages="$packages mariadb-client"
         ;;
+    galera) # what a state transfer between two nodes uses
+        has rsync || packages="$packages rsync"
+        has lsof || has ss || packages="$packages lsof"
+        ;;
     wrk)
         has wrk || packages="$packages wrk"
         ;;
@@ -58,7 +62,7 @@ look_for() {
         has redis-server || packages="$packages redis-server"
         ;;
     *)
-        refuse "ensure-packages.sh knows python, mariadb, chromium, node, go, readers, systemd, wrk, postgresql and redis, not $1"
+        refuse "ensure-packages.sh knows python, mariadb, chromium, node, go, readers, systemd, galera, wrk, postgresql and redis, not $1"
         ;;
     esac
 }

@@ -18,21 +18,6 @@ echo "Fetching MariaDB from Debian's trixie into $directory"
 own_apt trixie
 unpack mariadb-server-core
 run_there mariadbd mariadb
-# What the package's own script does, for which it needs a program of another package.
-cat >"$work/bin/mariadb-install-db" <<'SHIM'
-#!/bin/sh
-bin=$(cd "$(dirname "$0")" && pwd)
-cd "$bin/../root/usr/share/mariadb"
-for option; do
-    case "$option" in --datadir=*) data="${option#*=}" ;; esac
-done
-mkdir -p "$data"
-{
-    printf '%s;\n' 'CREATE DATABASE IF NOT EXISTS mysql' 'USE mysql' 'SET @auth_root_socket = NULL'
-    cat mariadb_system_tables.sql mariadb_performance_tables.sql mariadb_system_tables_data.sql \
-        fill_help_tables.sql maria_add_gis_sp_bootstrap.sql mariadb_sys_schema.sql
-} | "$bin/mariadbd" "$@" --bootstrap --log-warnings=0 --enforce-storage-engine= --max-allowed-packet=8M
-SHIM
-chmod +x "$work/bin/mariadb-install-db"
+install_db_there mariadb mariadb
 rm -rf "$directory"
 mv "$work" "$directory"

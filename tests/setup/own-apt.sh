@@ -33,9 +33,9 @@ apt() { # in this folder alone
 }
 told() { tail -n 1 "$work/apt/output"; }
 
-# Downloads a package and all that it needs into $work/root, and removes what apt has kept.
-unpack() { # PACKAGE
-    apt --yes --download-only install "$1" libc6 || refuse "$(told)"
+# Downloads packages and all that they need into $work/root, and removes what apt has kept.
+unpack() { # PACKAGE...
+    apt --yes --download-only install "$@" libc6 || refuse "$(told)"
     for package in "$work"/apt/cache/archives/*.deb; do
         dpkg-deb --fsys-tarfile "$package" |
             tar -x --keep-directory-symlink -C "$work/root" --exclude='*perl*' --exclude='./usr/share/doc' -f -
@@ -49,11 +49,34 @@ run_there() { # PROGRAM SHARE
     cat >"$work/bin/$1" <<SHIM
 #!/bin/sh
 root=\$(cd "\$(dirname "\$0")/../root" && pwd)
-for loader in "\$root"/usr/lib/*/ld-linux-*.so.*; do :; done
-exec "\$loader" --library-path "\$(dirname "\$loader")" "\$root/usr/sbin/$1" "\$@" \\
+for loader in "\$root"/lib/*/ld-linux-*.so.* "\$root"/usr/lib/*/ld-linux-*.so.*; do
+    [ -f "\$loader" ] && break # before trixie it is in /lib
+done
+libraries=\$(basename "\$(dirname "\$loader")")
+exec "\$loader" --library-path "\$root/lib/\$libraries:\$root/usr/lib/\$libraries" "\$root/usr/sbin/$1" "\$@" \\
     --basedir="\$root/usr" --plugin-dir="\$root/usr/lib/mysql/plugin" \\
     --lc-messages-dir="\$root/usr/share/$2" --character-sets-dir="\$root/usr/share/$2/charsets"
 SHIM
     chmod +x "$work/bin/$1"
     "$work/bin/$1" --version || refuse "the server that was fetched does not run"
+}
+
+# Makes $work/bin/mariadb-install-db, which does what the package's own script does: that needs a
+# program of another package. The names of its SQL files begin with PREFIX.
+install_db_there() { # SHARE PREFIX
+    cat >"$work/bin/mariadb-install-db" <<SHIM
+#!/bin/sh
+bin=\$(cd "\$(dirname "\$0")" && pwd)
+cd "\$bin/../root/usr/share/$1"
+for option; do
+    case "\$option" in --datadir=*) data="\${option#*=}" ;; esac
+done
+mkdir -p "\$data"
+{
+    printf '%s;\n' 'CREATE DATABASE IF NOT EXISTS mysql' 'USE mysql' 'SET @auth_root_socket = NULL'
+    cat $2_system_tables.sql $2_performance_tables.sql $2_system_tables_data.sql \
+        fill_help_tables.sql maria_add_gis_sp_bootstrap.sql $2_sys_schema.sql
+} | "\$bin/mariadbd" "\$@" --bootstrap --log-warnings=0 --enforce-storage-engine= --max-allowed-packet=8M
+SHIM
+    chmod +x "$work/bin/mariadb-install-db"
 }

@@ -19,7 +19,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Self, TypedDict
@@ -72,17 +72,27 @@ class MariaDB(DatabaseServer):
     is not, for root); None: in memory where there is room, else on disk.
     """
 
-    def __init__(self, options: Sequence[str] = (), directory: Path | None = None) -> None:
+    def __init__(
+        self,
+        options: Sequence[str] = (),
+        directory: Path | None = None,
+        program: Path | None = None,
+    ) -> None:
+        """`program` is another MariaDB, beside its `mariadb-install-db`; it never runs as root."""
         _remove_what_dead_runs_left()
-        self.port = _free_port()
+        self.port = free_port()
         super().__init__(self._url("admin"), self._url("fairlog"))
         self._options = options
-        self._home = _new_home(directory or _roomy_directory())
+        self._program = program
+        # State transfers of a cluster do not work as root; a server in a checkout runs as root,
+        # since other accounts need not be able to enter it.
+        self._is_root = os.geteuid() == 0 and bool(OTHER_SERVER) and program is None
+        self._home = _new_home(directory or _roomy_directory(), is_root=self._is_root)
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         try:
-            self._initialise()
+            self.initialise()
             self.start()
         except BaseException:
             self.close()
@@ -127,7 +137,8 @@ class MariaDB(DatabaseServer):
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                **_as_server_user(),
+                env=self.environment(),
+                **_as_server_user(is_root=self._is_root),
             )
         self._wait_until_ready(self._process)
 
@@ -177,13 +188,24 @@ class MariaDB(DatabaseServer):
             raise ServerFailed("it does not run: start() it first")
         return self._process
 
-    def _initialise(self) -> None:
+    def environment(self) -> Mapping[str, str]:
+        """Return the environment of the server's process."""
+        return os.environ
+
+    def arguments(self) -> Sequence[str]:
+        """Return more arguments, for each start anew."""
+        return ()
+
+    def initialise(self) -> None:
+        """Make the folder of its data."""
         data = self._home / "data"
-        if MYSQLD:  # that takes seconds, so once a process
-            _run(["cp", "--archive", "--sparse=always", str(_mysql_template()), str(data)])
+        if MYSQLD and self._program is None:  # that takes seconds, so once a process
+            template = str(_mysql_template())
+            _run(["cp", "--archive", "--sparse=always", template, str(data)], is_root=True)
             return
-        if MARIADBD:
-            installer = [str(Path(MARIADBD).with_name("mariadb-install-db")), *_server()[1:]]
+        other = self._program or (Path(MARIADBD) if MARIADBD else None)
+        if other is not None:
+            installer = [str(other.with_name("mariadb-install-db")), *self._server()[1:]]
         elif program := _program("mariadb-install-db"):
             method = "--auth-root-authentication-method=normal"
             installer = [program, "--no-defaults", method, "--skip-test-db"]
@@ -195,15 +217,20 @@ class MariaDB(DatabaseServer):
                 f"--datadir={data}",
                 # Two at once would remove each other's temporary tables from a shared folder.
                 f"--tmpdir={self._home}",
-            ]
+            ],
+            is_root=self._is_root,
         )
+
+    def _server(self) -> list[str]:
+        """The program and the options that come first."""
+        return _server() if self._program is None else [str(self._program), "--no-defaults"]
 
     def _command(self) -> list[str]:
         accounts = self._home / "accounts.sql"
         accounts.write_text(_ACCOUNTS)
         accounts.chmod(0o644)
         return [
-            *_server(),
+            *self._server(),
             f"--datadir={self._home / 'data'}",
             # A server that starts removes the temporary files of others from a shared folder.
             f"--tmpdir={self._home}",
@@ -220,6 +247,7 @@ class MariaDB(DatabaseServer):
             "--performance-schema=OFF",
             *_SIZES,
             *self._options,
+            *self.arguments(),
         ]
 
     def _wait_until_ready(self, process: "subprocess.Popen[bytes]") -> None:
@@ -245,8 +273,9 @@ class _Identity(TypedDict, total=False):
     extra_groups: Sequence[int]
 
 
-def _run(command: Sequence[str]) -> None:
-    made = subprocess.run(command, capture_output=True, text=True, check=False, **_as_server_user())
+def _run(command: Sequence[str], *, is_root: bool) -> None:
+    user = _as_server_user(is_root=is_root)
+    made = subprocess.run(command, capture_output=True, text=True, check=False, **user)
     if made.returncode:
         raise ServerFailed(f"{command[0]} failed\n{made.stdout}\n{made.stderr}")
 
@@ -254,20 +283,16 @@ def _run(command: Sequence[str]) -> None:
 @cache
 def _mysql_template() -> Path:
     """An empty data folder to copy, made once a process and removed at its end."""
-    home = _new_home(_roomy_directory())
+    home = _new_home(_roomy_directory(), is_root=True)
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     data = home / "data"
-    _run([*_server(), "--initialize-insecure", f"--datadir={data}", *_SIZES])
+    _run([*_server(), "--initialize-insecure", f"--datadir={data}", *_SIZES], is_root=True)
     return data
 
 
-def _as_server_user() -> _Identity:
-    """The account to run as: MariaDB had better not be root.
-
-    Another server may, since it is started from a checkout that other accounts need not be able to
-    enter.
-    """
-    if os.geteuid() != 0 or OTHER_SERVER:
+def _as_server_user(*, is_root: bool) -> _Identity:
+    """The account to run as: MariaDB had better not be root."""
+    if os.geteuid() != 0 or is_root:
         return {}
     account = _server_account()
     return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
@@ -310,9 +335,9 @@ def _roomy_directory() -> Path:
     return Path(tempfile.gettempdir())
 
 
-def _new_home(directory: Path) -> Path:
+def _new_home(directory: Path, *, is_root: bool) -> Path:
     home = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=directory))
-    if os.geteuid() == 0 and not OTHER_SERVER:
+    if os.geteuid() == 0 and not is_root:
         account = _server_account()
         os.chown(home, account.pw_uid, account.pw_gid)
     return home
@@ -337,7 +362,8 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
     for port in random.sample(PORTS, 100):
         with socket.socket() as probe:
             try:
