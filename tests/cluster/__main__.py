@@ -31,7 +31,8 @@ SETTINGS: Final = {
     "lease_seconds": 60,
 }
 LIMIT: Final = 25  # of that user, in a window
-GONE_SECONDS: Final = (2.0, 12.0)  # from a loss until the node is brought back
+# From a loss until the node is brought back: the others take some 6 s to go on without it.
+GONE_SECONDS: Final = (8.0, 14.0)
 CALM_SECONDS: Final = 3.0  # between two losses
 WRITER_SHARE: Final = 0.5  # of losses that are of the node that is written
 # An answer that does not say what has happened.
@@ -182,7 +183,7 @@ class Losses:
         bring_back = self._kinds[kind](node)
         time.sleep(self._chance.uniform(*GONE_SECONDS))
         bring_back()
-        self._cluster.wait_until_synced(node)
+        self._cluster.wait_until_whole()
         name = f"{kind}, {'the written node' if is_written else 'another node'}"
         self.counts[name] += 1
         return name

@@ -6,6 +6,7 @@
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
@@ -53,7 +54,15 @@ class Node(MariaDB):
         return ""
 
     def is_synced(self) -> bool:
-        return self.status("wsrep_local_state_comment") == "Synced"
+        """Return True if it is a part of the cluster, and has all of its writes."""
+        return (
+            self.status("wsrep_local_state_comment") == "Synced"
+            and self.status("wsrep_cluster_status") == "Primary"
+        )
+
+    def sees(self, nodes: int) -> bool:
+        """Return True if so many nodes are in the cluster, as far as it knows."""
+        return self.is_synced() and self.status("wsrep_cluster_size") == str(nodes)
 
     def isolate(self, *, is_isolated: bool = True) -> None:
         """Cut the node off from the others, or let it find them again."""
@@ -105,9 +114,9 @@ class Cluster:
             self._stack.callback(node.close)
             node.initialise()
         self.nodes[0].make_cluster()
-        for node in self.nodes[1:]:
+        for nodes, node in enumerate(self.nodes[1:], 2):
             node.start()
-            self.wait_until_synced(node)
+            wait_until(partial(node.sees, nodes), f"node {node.number} joins", SYNCED_SECONDS_MAX)
         with self.nodes[0].connect() as connection, connection.cursor() as cursor:
             cursor.execute(f"CREATE DATABASE {NAME}")
         return self
@@ -121,5 +130,9 @@ class Cluster:
         hosts = ",".join(f"127.0.0.1:{node.port}" for node in chosen)
         return f"mysql+pymysql://fairlog:fairlog@{hosts}/{NAME}"
 
-    def wait_until_synced(self, node: Node) -> None:
-        wait_until(node.is_synced, f"node {node.number} is synced", SYNCED_SECONDS_MAX)
+    def wait_until_whole(self) -> None:
+        """Return when each node has all, and sees all others."""
+        for node in self.nodes:
+            wait_until(
+                partial(node.sees, NODES), f"node {node.number} sees all", SYNCED_SECONDS_MAX
+            )
