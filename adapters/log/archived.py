@@ -26,6 +26,7 @@ from domain.language.events import (
     BodiesErased,
     ClockCorrected,
     EventLost,
+    JobSubmitted,
     LossAccepted,
     Recorded,
     SegmentArchived,
@@ -45,6 +46,7 @@ KEPT_NAMES: Final = (
     LossAccepted.__name__,
     *ARCHIVE_EVENT_NAMES,
 )
+_MAY_BE_A_JOB: Final = (JobSubmitted.__name__, None)
 ROWS_PER_DELETE: Final = 250
 ERASURES_MAX: Final = 10_000
 NO_HEAD: Final = "The log has no head row; run `fairlog migrate`."
@@ -138,9 +140,11 @@ def still_to_erase(
 def absence(connection: Connection, job_id: JobId) -> UnknownJob:
     """Return the error for a job that has no row: it is archived, lost, or it never existed."""
     if job_id > cut(connection).position:
-        type_name = sa.select(events.c.type).where(events.c.position == job_id)
-        is_lost = connection.execute(type_name).scalar_one_or_none() == EventLost.__name__
-        return JobLost(job_id) if is_lost else UnknownJob(job_id)
+        at = sa.select(*RECORDED).where(events.c.position == job_id)
+        for one in recorded(connection, at):
+            if isinstance(one.event, EventLost) and one.event.lost_type in _MAY_BE_A_JOB:
+                return JobLost(job_id)
+        return UnknownJob(job_id)
     names = (one.name for one in segments(connection) if one.first <= job_id <= one.last)
     return JobArchived(job_id, next(names, None))
 

@@ -18,6 +18,7 @@ from adapters.database.mysql_pipeline import PipelinedConnection
 from adapters.log import archived
 from adapters.log.event_pages import latest_position, read_page
 from adapters.log.key_events import keys_after, latest_key_event
+from adapters.log.lost_events import clear_reports
 from adapters.log.tables import (
     FORMAT,
     HEAD_ID,
@@ -256,6 +257,7 @@ class SqlEventLog:
             elif isinstance(one.event, LossAccepted):
                 before = latest_position(connection, LossAccepted.__name__, one.position - 1)
                 _raise_version(connection, one.position - before)
+                clear_reports(connection)
 
     def note_keys(self, connection: Connection, keys: ApiKeys) -> None:
         """Do the same after `append` of events that gave these keys, if they changed any."""

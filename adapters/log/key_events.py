@@ -26,8 +26,10 @@ def keys_after(connection: Connection, known: ApiKeys, up_to: int | None = None)
         up_to = connection.execute(
             sa.select(log_head.c.position).where(log_head.c.id == HEAD_ID)
         ).scalar_one()
-    if latest_position(connection, LossAccepted.__name__, up_to) > known.position:
+    loss = latest_position(connection, LossAccepted.__name__, up_to)
+    if loss != known.loss:
         known = ApiKeys()  # some of them may come from events that are lost
+        known.loss = loss
     found = [
         event
         for name in KEY_EVENT_NAMES

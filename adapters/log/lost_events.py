@@ -1,9 +1,9 @@
 """What servers know of events that the database lacks, for the operator who accepts the loss.
 
 A writer that finds the log shorter than it knew it reports here what was in the missing part. The
-table is no part of the log: it is created when missing and may be dropped, and with it goes only
-what is known of the lost events. While it names an event beyond the end of the log, nothing is
-written, by servers that start now either.
+table is no part of the log: `fairlog migrate` makes it, and it may be dropped while no server runs;
+with it goes only what is known of the lost events. While it names an event beyond the end of the
+log, nothing is written: writers that have a connection look into it every second.
 """
 
 from collections.abc import Sequence
@@ -61,11 +61,18 @@ def latest_lost(connection: Connection, at: int) -> int:
 def report(connection: Connection, at: int, known: int, remembered: Sequence[Recorded]) -> None:
     """Report the events after `at`, the end of the log, up to `known`; some are remembered.
 
-    What was reported before is left as it is. The caller holds the head lock.
+    What others have reported stays, unless more is known here. The caller holds the head lock.
     """
-    if latest_lost(connection, at) >= known:
-        return
-    connection.execute(lost_events.delete().where(lost_events.c.position <= at))
+    outdated = lost_events.c.position <= at  # of an earlier loss, which did not last
+    connection.execute(lost_events.delete().where(outdated))
+    known_here = [one.position for one in remembered if one.position > at]
+    for start in range(0, len(known_here), ROWS_PER_INSERT):
+        some = known_here[start : start + ROWS_PER_INSERT]
+        connection.execute(
+            lost_events.delete().where(
+                lost_events.c.position.in_(some), lost_events.c.type.is_(None)
+            )
+        )
     reported = set(connection.execute(sa.select(lost_events.c.position)).scalars())
     rows = {one.position: _row(one) for one in remembered if one.position > at}
     rows.setdefault(known, {"position": known})
@@ -99,7 +106,7 @@ def reported(connection: Connection, at: int) -> LostEvents:
     )
 
 
-def forget(connection: Connection) -> None:
+def clear_reports(connection: Connection) -> None:
     """Delete all that was reported, once the loss is accepted."""
     connection.execute(lost_events.delete())
 

@@ -5,6 +5,7 @@ on from there would give their positions to other events, and nobody would notic
 cluster that is a moment behind looks the same; the writer tries again for some seconds.
 """
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Final
@@ -19,6 +20,7 @@ from domain.language.errors import EventsLost
 from domain.language.events import EventLost, Recorded
 
 EVENTS_REMEMBERED: Final = 20_000  # the latest ones that this writer wrote, some 20 MB at most
+REPORTS_SECONDS: Final = 1.0  # between two looks for what other writers have reported
 
 
 class KnownEvent(Struct, frozen=True):
@@ -36,29 +38,31 @@ class KnownEnd:
         self._log = log
         self._remembered: deque[Recorded] = deque(maxlen=EVENTS_REMEMBERED)
         self._compared_with: Connection | None = None  # one connection has one log
+        self._looked_at = 0.0  # for reports, time.monotonic()
+        self._reported: tuple[int, int] | None = None  # by this writer: end of the log, known end
 
     def check(self, connection: Connection, head: Head) -> bool:
-        """Return False if events that were known are lost, and an operator has accepted that.
+        """Return False if the log lacks events that were known, and an operator has accepted that.
 
         Raises `EventsLost` if the log does not have the event that is known, or has another one in
-        its place, or if another server has reported so. Needs the head lock.
+        its place, or if another writer has reported so. Needs the head lock.
         """
         known = self.latest
         if known is not None and head.position < known.position:
             self._compared_with = None
             raise EventsLost(head.position, known.position)
-        if self._compared_with is connection:
-            self.note(head)
-            return True
-        has_all = known is None or self._has(connection, head, known)
-        if known is not None and not has_all and not self._is_given_up(connection, known):
-            raise EventsLost(head.position, known.position)
-        reported = lost_events.latest_lost(connection, head.position)
-        if reported > head.position:
-            raise EventsLost(head.position, reported)
-        self._compared_with = connection
+        has_all = True
+        if self._compared_with is not connection:
+            has_all = known is None or self._has(connection, head, known)
+            if known is not None and not has_all and not self._is_given_up(connection, known):
+                raise EventsLost(head.position, known.position)
+            self._look_for_reports(connection, head)
+            self._compared_with = connection
+        elif time.monotonic() - self._looked_at > REPORTS_SECONDS:
+            self._look_for_reports(connection, head)
         if not has_all:
             self._remembered.clear()
+            self._reported = None
         self.note(head)
         return has_all
 
@@ -71,8 +75,17 @@ class KnownEnd:
     def report(self, connection: Connection) -> None:
         """Report what the log does not have, for whoever accepts it. Needs the head lock."""
         known, at = self.latest, self._log.position(connection)
-        if known is not None and at < known.position:
-            lost_events.report(connection, at, known.position, list(self._remembered))
+        if known is None or at >= known.position or self._reported == (at, known.position):
+            return
+        lost_events.report(connection, at, known.position, list(self._remembered))
+        self._reported = at, known.position
+
+    def _look_for_reports(self, connection: Connection, head: Head) -> None:
+        reported = lost_events.latest_lost(connection, head.position)
+        if reported > head.position:
+            self._compared_with = None
+            raise EventsLost(head.position, reported)
+        self._looked_at = time.monotonic()
 
     def _has(self, connection: Connection, head: Head, known: KnownEvent) -> bool:
         return known.position <= head.archived or (

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.clock import SystemClock
 from adapters.database.database import Database, throw_away
-from adapters.log import archived
+from adapters.log import archived, lost_events
 from adapters.log.event_log import SqlEventLog
 from adapters.log.outbox import OutboxLocked, SqlOutbox
 from adapters.supervision import reason_of
@@ -123,7 +123,7 @@ class Transactions:
         except (OutboxLocked, OutboxUnavailable) as error:  # the other commands go on without it
             return self._write(commands, without_traceback(error), saves=saves)
         except EventsLost:
-            self._report_loss()
+            self._leave_host()
             raise
 
     def probe(self, commands: Sequence[Command]) -> None:
@@ -133,8 +133,9 @@ class Transactions:
         """
         try:
             self._probe(commands)
-        except EventsLost:
+        except EventsLost:  # it has lasted for longer than a node lags
             self._report_loss()
+            self._leave_host()
             raise
 
     def _probe(self, commands: Sequence[Command]) -> None:
@@ -204,6 +205,7 @@ class Transactions:
         connection = self._connect()
         with connection.begin() as transaction:
             head = self._log.lock_head(connection)
+            # Who accepts a loss knows that events are missing.
             if not any(isinstance(one, AcceptLoss) for one in commands):
                 self._check_end(connection, head)
             if (written := self._written_before(connection, commands)) is not None:
@@ -345,10 +347,13 @@ class Transactions:
     ) -> list[Command | SubmitRows]:
         """Replace the first TakeOutbox by the rows that it takes. Another one in the same batch
         would read the same rows, which are deleted at its end. Of archived jobs that are to be
-        erased, leave out what was erased before.
+        erased, leave out what was erased before; tell AcceptLoss what is reported by now.
         """
         decided: list[Command | SubmitRows] = archived.still_to_erase(connection, commands)
         for place, command in enumerate(commands):
+            if isinstance(command, AcceptLoss):
+                reported = lost_events.latest_lost(connection, command.at)
+                decided[place] = replace(command, reported=reported)
             if isinstance(command, TakeOutbox):
                 if isinstance(error, OutboxLocked):
                     decided[place] = SubmitRows(is_locked=True)
@@ -366,9 +371,7 @@ class Transactions:
             self._log.forget()
 
     def _report_loss(self) -> None:
-        """Report what is lost in the database that lacks it, and let the next try be on another
-        host if there are several.
-        """
+        """Report what is lost, in the database that lacks it."""
         connection = self._connection
         if connection is not None:
             try:
@@ -377,6 +380,9 @@ class Transactions:
                     self.known_end.report(connection)
             except (SQLAlchemyError, LogUnavailable) as error:  # a replica that nobody has promoted
                 _log.warning("loss_not_reported", reason=reason_of(error))
+
+    def _leave_host(self) -> None:
+        """Let the next try be on another host if there are several."""
         if self._database.hosts is not None:
             self._database.hosts.leave()
 

@@ -96,6 +96,7 @@ class ApiKeys(Folded):
 
     def __init__(self) -> None:
         self.position = 0  # of the latest event that changed a key
+        self.loss = 0  # position of the latest `LossAccepted` when they were read
         self.by_name: dict[KeyName, ApiKey] = {}
         self.names: dict[SecretId, KeyName] = {}  # by the id of a secret, past ones included
         self._is_shared = False  # the mappings belong to others too
@@ -107,7 +108,8 @@ class ApiKeys(Folded):
 
     def become(self, other: "ApiKeys") -> None:
         """Take over the keys of another one, without copying them."""
-        self.position, self.by_name, self.names = other.position, other.by_name, other.names
+        self.position, self.loss = other.position, other.loss
+        self.by_name, self.names = other.by_name, other.names
         self._is_shared = other._is_shared = True  # noqa: SLF001 (of the same class)
 
     def valid(self, caller: Caller, now: datetime) -> ApiKey | None:

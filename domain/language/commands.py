@@ -248,6 +248,9 @@ class AcceptLoss(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     at: int  # position of the latest event that is there
     # The lost events, in the order of their positions: the first one stood at `at` + 1.
     lost: tuple[EventLost, ...]
+    gives_numbers_again: bool = False  # though servers have reported more
+    # Position of the latest event that was reported as lost, as the writer finds it.
+    reported: int = 0
 
 
 class CreateKey(_Command, frozen=True, kw_only=True, gc=False, tag=True):

@@ -14,6 +14,7 @@ FairlogError
 │   ├── ArchiveConflict            another archive was quicker
 │   ├── SegmentConflict            another process has replaced the segment's file
 │   ├── LossElsewhere              the log ends at another event than the operator saw
+│   ├── MoreLost                   more events were reported as lost meanwhile
 │   ├── TooManyLost
 │   ├── NotTheCurrentAttempt
 │   │   ├── LeaseHasEnded
@@ -287,6 +288,17 @@ class LossElsewhere(Refusal):
             "`fairlog accept-loss`."
         )
         self.position = position
+
+
+class MoreLost(Refusal):
+    """A server has reported further lost events since the operator looked."""
+
+    def __init__(self, reported: int) -> None:
+        super().__init__(
+            f"Events up to {reported} are reported as lost by now: nothing was accepted. Run the "
+            "command again."
+        )
+        self.reported = reported
 
 
 class TooManyLost(Refusal):
@@ -752,6 +764,7 @@ __all__ = [
     "LogUnavailable",
     "LossElsewhere",
     "MissingRight",
+    "MoreLost",
     "NotAllowed",
     "NotForKind",
     "NotForUser",

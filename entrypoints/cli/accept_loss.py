@@ -12,6 +12,8 @@ from entrypoints.cli.session import database_url_option, open_log
 from entrypoints.use_cases.losses import accept_loss, reported_loss
 
 _USERS_SHOWN_MAX = 10
+# Lost events of which nobody hears by another answer.
+_UNDONE_SILENTLY = frozenset({"KeyRevoked", "KeyRotated", "BodiesErased", "LimitChanged"})
 
 
 @click.command(
@@ -58,6 +60,8 @@ def accept_lost_end(
             raise CommandFailed(
                 f"The log ends at event {loss.at}, not at {at}: nothing was accepted."
             )
+        if known is not None and forget:
+            raise UsageError("Give either --known or --forget.")
         if known is not None and known < loss.known:
             raise UsageError(f"--known: servers have reported events up to {loss.known}.")
         up_to = loss.at if forget else max(loss.known, known or 0, loss.at)
@@ -68,8 +72,10 @@ def accept_lost_end(
             )
         _show(loss)
         fairlog.writer.start()
-        position = accept_loss(fairlog, loss, up_to)
-        echo(f"Accepted with event {position}. Running servers go on within seconds.")
+        position = accept_loss(fairlog, loss, up_to, gives_numbers_again=forget)
+        next_ = "Start the servers again." if forget else "Running servers go on within seconds."
+        taken = counted(up_to - loss.at, "number is", "numbers are")
+        echo(f"Accepted with event {position}: {taken} not given again. {next_}")
 
 
 def _show(loss: LostEvents) -> None:
@@ -77,7 +83,7 @@ def _show(loss: LostEvents) -> None:
         echo(f"The log ends at event {loss.at}. No server has reported that events are lost.")
         return
     lost = loss.known - loss.at
-    after = counted(lost, "event that was answered is lost", "events that were answered are lost")
+    after = counted(lost, "event after it is lost", "events after it are lost")
     echo(f"The log ends at event {loss.at}, and {after}:")
     types = Counter(one.lost_type for one in loss.by_position.values())
     for name, count in types.most_common():
@@ -87,6 +93,11 @@ def _show(loss: LostEvents) -> None:
     submitted = Counter(
         one.user_id for one in loss.by_position.values() if one.lost_type == "JobSubmitted"
     )
+    if types.keys() & _UNDONE_SILENTLY or len(loss.by_position) < lost:
+        echo(
+            "Keys that were revoked, bodies that were erased and limits that were set in these "
+            "events are as before: do it again."
+        )
     if submitted:
         shown = ", ".join(
             f"{user} ({count})" for user, count in submitted.most_common(_USERS_SHOWN_MAX)

@@ -103,6 +103,7 @@ class EventFeed:
         head = await self._watcher.read_position()
         if not self._end.value or head - self._end.value > self._events_kept_max:
             self._end.rise_to(head)  # whoever asks for the events before reads them
+            self._recent.clear()
         while self._reading.is_needed:
             if not await self._watcher.head.wait_beyond(self._end.value, _IDLE_SECONDS):
                 continue

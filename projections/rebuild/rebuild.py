@@ -84,7 +84,7 @@ def rebuild(
             raise
         # The later rebuild deletes rows of this one, so that any error may come of that.
         for projection, generation in building:
-            remove_older(database, projection, generation + 1)
+            _remove(database, projection, generation)
         rest = [projection for projection in projections if projection.name not in superseded]
         return rebuild(log, database, rest, progress, save_others) if rest else total
     progress(total, total)

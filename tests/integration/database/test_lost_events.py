@@ -90,11 +90,11 @@ def test_a_loss_is_noticed_and_accepted_and_no_number_is_given_twice(pair: Pair)
         assert client.get(f"/v1/jobs/{lost[0]}").status_code == 503
         assert head(pair) == end
 
+        wait_until(lambda: "events up to" in run(pair, "doctor").stdout, "it is reported")
         refused = run(pair, "pause", "--user", "bob")  # knows nothing, but was told
         assert refused.returncode == 1
         assert "does not have event" in refused.stderr
         assert head(pair) == end
-        assert "events up to" in run(pair, "doctor").stdout
 
         shown = run(pair, "accept-loss").stdout
         assert f"{LOST_JOBS:>8,}  JobSubmitted" in shown

@@ -27,6 +27,7 @@ _ERRORS: Final[Sequence[FairlogError]] = (
     errors.SegmentConflict("one.parquet"),
     errors.LossElsewhere(9, 7),
     errors.TooManyLost(9, 7),
+    errors.MoreLost(9),
     errors.JobLost(_JOB),
     errors.EventsArchived(9),
     errors.JobArchived(_JOB, "one.parquet"),

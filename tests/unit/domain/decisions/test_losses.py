@@ -6,7 +6,7 @@ from domain.audit.loss_legality import LossCheck
 from domain.decisions import losses
 from domain.decisions.losses import decide_loss
 from domain.language.commands import AcceptLoss
-from domain.language.errors import LossElsewhere, TooManyLost
+from domain.language.errors import LossElsewhere, MoreLost, TooManyLost
 from domain.language.events import Event, EventLost, LossAccepted, Recorded
 from domain.language.identifiers import JobId
 from tests.support.given import NOW, given
@@ -29,6 +29,14 @@ def test_more_than_one_transaction_can_hold_is_refused(monkeypatch: pytest.Monke
     monkeypatch.setattr(losses, "LOST_MAX", 1)
     with pytest.raises(TooManyLost, match="--forget"):
         decide_loss(2, AcceptLoss(at=2, lost=LOST))
+
+
+def test_what_was_reported_since_the_operator_looked_is_not_passed_over() -> None:
+    command = AcceptLoss(at=2, lost=LOST, reported=5)
+    with pytest.raises(MoreLost, match="up to 5"):
+        decide_loss(2, command)
+    again = AcceptLoss(at=2, lost=(), reported=5, gives_numbers_again=True)
+    assert decide_loss(2, again) == [LossAccepted(at=2)]
 
 
 @pytest.mark.parametrize(
