@@ -1,4 +1,4 @@
-"""What servers know of events that the database lacks, for the operator who accepts the loss.
+"""Reports of events that the database lacks, for the operator who accepts the loss.
 
 A writer that finds the log shorter than it knew it reports here what was in the missing part. The
 table is no part of the log: `fairlog migrate` makes it, and it may be dropped while no server runs;

@@ -455,7 +455,7 @@ async def test_a_handler_is_stopped_at_its_time_out_and_the_attempt_fails(
         for job_id in jobs:
             error = await error_of(fairlog, job_id)
             assert error["type"] == "TimeoutError"
-            assert "longer than the job's 0.2 s" in error["message"]
+            assert "0.2 s" in error["message"]  # of the worker, or of the server if that was first
         error = await error_of(fairlog, await submit(fairlog, "own", timeout_seconds=30.0))
         assert error["message"] == "of a connection"
 
