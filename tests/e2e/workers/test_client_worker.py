@@ -22,6 +22,8 @@ from tests.support.server import (
 )
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.one_database  # what handlers do is the same on each
+
 FILES = {
     "domain/__init__.py": "",
     "domain/pricing.py": "def price(items): return 3 * len(items)\n",
@@ -34,8 +36,6 @@ import logging
 import projections
 from adapters import price
 from fairlog_client import Jobs
-
-pytestmark = pytest.mark.one_database  # what handlers do is the same on each
 
 jobs = Jobs()
 

@@ -16,14 +16,14 @@ from tests.support.server import FairlogServer, submit
 from tests.support.waiting import wait_until
 from tests.support.workers import WorkerProcess
 
+pytestmark = pytest.mark.one_database  # what handlers do is the same on each
+
 HANDLERS = """
 import multiprocessing
 import os
 import sys
 import threading
 import time
-
-pytestmark = pytest.mark.one_database  # what handlers do is the same on each
 
 _forking = multiprocessing.get_context("fork")
 

@@ -20,12 +20,12 @@ from tests.support.server import FairlogServer, submit
 from tests.support.waiting import wait_until
 from tests.support.workers import WorkerProcess, log_at
 
+pytestmark = pytest.mark.one_database  # what handlers do is the same on each
+
 HANDLERS = """
 import os
 import signal
 import time
-
-pytestmark = pytest.mark.one_database  # what handlers do is the same on each
 
 def poison(payload):
     os.kill(os.getppid(), signal.SIGKILL)  # the worker, not only the process for handlers
