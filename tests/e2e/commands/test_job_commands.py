@@ -16,6 +16,8 @@ from tests.support.server import FairlogServer, claim
 from tests.support.server import submit as submit_over_http
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.one_database  # what a command says is the same on each
+
 
 @pytest.fixture(autouse=True)
 def prepared(database_url: str) -> Iterator[Fairlog]:

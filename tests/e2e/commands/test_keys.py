@@ -12,6 +12,8 @@ from entrypoints.cli.commands import cli
 from entrypoints.service.fairlog import Fairlog
 from tests.support.core import service
 
+pytestmark = pytest.mark.one_database  # what a command says is the same on each
+
 Asked = Callable[..., Result]
 
 

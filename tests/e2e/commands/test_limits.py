@@ -12,6 +12,8 @@ from domain.language.errors import InvalidInput, PlanInUse, UnknownPlan
 from tests.support.command_line import Run, commands_on
 from tests.support.endpoint import secret_key_file
 
+pytestmark = pytest.mark.one_database  # what a command says is the same on each
+
 
 @pytest.fixture
 def run(database_url: str) -> Run:

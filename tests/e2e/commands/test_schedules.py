@@ -9,6 +9,8 @@ from entrypoints.processes.registration import SettingsDiffer
 from tests.support.command_line import Run, commands_on
 from tests.support.server import FairlogServer
 
+pytestmark = pytest.mark.one_database  # what a command says is the same on each
+
 SPAN = ["--from", "2020-01-01T00:00:00Z", "--until", "2026-01-01T00:00:00Z"]
 NIGHTLY = ["--user", "acme", "--kind", "report", "--cron", "30 3 * * *", "--payload", '{"n":1}']
 

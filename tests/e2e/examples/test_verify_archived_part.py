@@ -15,6 +15,8 @@ from entrypoints.use_cases.archiving import archive
 from tests.e2e.examples.test_verify_checkpoint import Check, Log, check, log, program, settings
 from tests.support.archived_history import DAY, follow
 
+pytestmark = pytest.mark.one_database  # what others verify is the same on each
+
 __all__ = ["check", "log", "program", "settings"]  # fixtures
 
 
@@ -88,7 +90,6 @@ def test_the_archived_part_is_proven_by_code_that_others_wrote(
         assert code == 0, said
 
 
-@pytest.mark.one_database
 def test_what_was_changed_in_the_archived_part_is_refused(
     log: Log, check: Check, tmp_path: Path
 ) -> None:

@@ -25,6 +25,8 @@ from tests.support.keys import secret
 from tests.support.repository import ROOT
 from tests.support.server import AppServer
 
+pytestmark = pytest.mark.one_database  # what others verify is the same on each
+
 SOURCE = ROOT / "docs" / "examples" / "verify_checkpoint.go"
 NAME = "jobs.example.com/log"
 MANY = 1_000_000
@@ -158,7 +160,6 @@ def test_a_log_whose_older_events_are_gone_is_still_proven(log: Log, check: Chec
     assert (code, "is not what the log has" in said) == (1, True), said
 
 
-@pytest.mark.one_database
 def test_a_note_that_was_changed_is_refused(log: Log, check: Check, tmp_path: Path) -> None:
     size = log.grow(600)
     good = log.client.get("/checkpoint").text
@@ -182,7 +183,6 @@ def test_a_note_that_was_changed_is_refused(log: Log, check: Check, tmp_path: Pa
     assert check(checkpoint=good, key=str(other.verifier))[0] == 1
 
 
-@pytest.mark.one_database
 def test_a_log_that_was_rewritten_is_refused(log: Log, check: Check) -> None:
     size = log.grow(600)
     old = log.client.get("/checkpoint").text
@@ -209,7 +209,6 @@ def test_a_tile_that_was_changed_is_refused(log: Log, check: Check, level: int, 
     assert (code, "NOT proven" in said) == (1, True), said
 
 
-@pytest.mark.one_database
 def test_an_event_or_a_proof_that_was_changed_is_refused(log: Log, check: Check) -> None:
     log.grow(1_000)
     page = log.client.get("/v1/audit?limit=2&after=400").json()

@@ -332,7 +332,7 @@ def call(keyed: KeyedServer) -> Callable[[str, str, object], httpx.Response]:
 # The server's threads use `random` while this thread draws.
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 @hypothesis_settings(
-    max_examples=1_000,
+    max_examples=500,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
