@@ -6,6 +6,7 @@ import rich_click as click
 from click.exceptions import UsageError
 
 from adapters.log.lost_events import LostEvents
+from domain.language.errors import LossElsewhere
 from entrypoints.cli.failure import CommandFailed
 from entrypoints.cli.output import counted, echo, examples
 from entrypoints.cli.session import database_url_option, open_log
@@ -57,14 +58,12 @@ def accept_lost_end(
             _show(loss)
             return
         if at != loss.at:
-            raise CommandFailed(
-                f"The log ends at event {loss.at}, not at {at}: nothing was accepted."
-            )
+            raise LossElsewhere(loss.at, at)
         if known is not None and forget:
             raise UsageError("Give either --known or --forget.")
         if known is not None and known < loss.known:
             raise UsageError(f"--known: servers have reported events up to {loss.known}.")
-        up_to = loss.at if forget else max(loss.known, known or 0, loss.at)
+        up_to = loss.at if forget else max(loss.known, known or 0)
         if up_to == loss.at and not forget:
             raise CommandFailed(
                 "No server has reported a loss, so nothing was accepted. If events are lost all "
