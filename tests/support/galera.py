@@ -12,7 +12,8 @@ from typing import Final, Self
 
 import pymysql
 
-from tests.support.mariadb import MariaDB, free_port
+from tests.support.mariadb import MariaDB
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 NODES: Final = 3

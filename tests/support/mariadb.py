@@ -12,10 +12,8 @@ something, give it a folder on a disk.
 import atexit
 import os
 import pwd
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -28,11 +26,11 @@ import pymysql
 from sqlalchemy import URL
 
 from tests.support.databases import DatabaseServer
+from tests.support.ports import free_port
 
 ROOM_IN_MEMORY_MIN = 2 * 1024**3  # bytes free in /dev/shm; an idle server takes 0.1 GB of them
 START_SECONDS_MAX = 60.0  # usual: 0.2
 STOP_SECONDS_MAX = 30.0  # usual: 0.1
-PORTS = range(15_000, 32_000)  # below those that outgoing connections take (32768 and up)
 MYSQLD = os.environ.get("FAIRLOG_TEST_MYSQLD")  # the program; None: MariaDB is tested
 MARIADBD = os.environ.get("FAIRLOG_TEST_MARIADBD")  # the program; None: this machine's
 OTHER_SERVER = MYSQLD or MARIADBD  # in the place of this machine's; None: that is tested
@@ -360,15 +358,3 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    for port in random.sample(PORTS, 100):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise ServerFailed(f"no free port among 100 in {PORTS}")

@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import os
-import random
 import shutil
 import signal
 import socket
@@ -39,13 +38,13 @@ from entrypoints.runtime.tls import server_tls, trusted_by
 from entrypoints.worker.deliveries import deliverer_of
 from entrypoints.worker.push_workers import push_options
 from tests.support.forked import ForkedCommand
+from tests.support.ports import free_port
 from tests.support.prepared import prepare
 from tests.support.waiting import wait_until
 
 START_SECONDS_MAX = 60.0  # usual: 1
 STOP_SECONDS_MAX = 30.0  # usual: 0.2
 REQUEST_SECONDS_MAX = 60.0
-PORTS = range(15_000, 32_000)  # below those that outgoing connections take (32768 and up)
 
 _FAIRLOG = Path(sys.executable).with_name("fairlog")
 
@@ -335,17 +334,6 @@ class FairlogServer:
             return self.client.get("/readyz").is_success
         except httpx.TransportError:
             return False
-
-
-def free_port() -> int:
-    for port in random.sample(PORTS, 100):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise ServerFailed(f"no free port among 100 in {PORTS}")
 
 
 def ending_with_us() -> list[str]:

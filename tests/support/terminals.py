@@ -28,8 +28,9 @@ from typing import Final, Self
 from tests.support.blocks import Block
 from tests.support.client_wheel import locked_versions
 from tests.support.mariadb import MariaDB
+from tests.support.ports import free_port
 from tests.support.repository import ROOT
-from tests.support.server import ending_with_us, free_port, without_settings
+from tests.support.server import ending_with_us, without_settings
 from tests.support.waiting import wait_until
 
 COMMAND_SECONDS_MAX: Final = 60.0  # usual: below 2

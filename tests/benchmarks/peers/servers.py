@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Self
 
-from tests.support.server import ending_with_us, free_port
+from tests.support.ports import free_port
+from tests.support.server import ending_with_us
 from tests.support.waiting import wait_until
 
 START_SECONDS_MAX: Final = 30.0  # usual: 0.3

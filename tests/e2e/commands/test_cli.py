@@ -36,7 +36,8 @@ from tests.support.databases import DatabaseServer
 from tests.support.forked import run_forked
 from tests.support.history import ALICE, ECHO, Intruder, claim, do, service, service_with_history
 from tests.support.mariadb import MariaDB
-from tests.support.server import FairlogServer, free_port, without_settings
+from tests.support.ports import free_port
+from tests.support.server import FairlogServer, without_settings
 from tests.support.stories import body
 from tests.support.waiting import wait_until
 

@@ -10,14 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.ports import free_port
 from tests.support.repository import ROOT
-from tests.support.server import (
-    STOP_SECONDS_MAX,
-    ending_with_us,
-    free_port,
-    submit,
-    without_settings,
-)
+from tests.support.server import STOP_SECONDS_MAX, ending_with_us, submit, without_settings
 from tests.support.waiting import wait_until
 
 # The environment that runs this test is up to date; another make must not install into it.

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.server import STOP_SECONDS_MAX, ending_with_us, free_port, without_settings
+from tests.support.ports import free_port
+from tests.support.server import STOP_SECONDS_MAX, ending_with_us, without_settings
 from tests.support.waiting import wait_until
 
 FAIRLOG = str(Path(sys.executable).with_name("fairlog"))

@@ -32,8 +32,9 @@ from tests.support.deployment import (
     tool,
 )
 from tests.support.mariadb import MariaDB
+from tests.support.ports import free_port
 from tests.support.repository import ROOT
-from tests.support.server import free_port, without_settings
+from tests.support.server import without_settings
 
 DOCKERFILE: Final = DEPLOY / "Dockerfile"
 SECRETS: Final = {"MYSQL_PASSWORD": "mysql-secret", "FAIRLOG_WORKER_KEY": "worker-secret"}

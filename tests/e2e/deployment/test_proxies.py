@@ -16,7 +16,8 @@ import pytest
 from tests.conftest import NewDatabase
 from tests.support.certificates import Certificates
 from tests.support.deployment import DEPLOY, tool
-from tests.support.server import FairlogServer, ending_with_us, free_port, submit
+from tests.support.ports import free_port
+from tests.support.server import FairlogServer, ending_with_us, submit
 from tests.support.waiting import wait_until
 
 HOST: Final = "jobs.example"

@@ -24,7 +24,7 @@ from tests.support.deployment import (
     unit_options,
     variables,
 )
-from tests.support.server import free_port
+from tests.support.ports import free_port
 
 UNITS: Final = DEPLOY / "systemd"
 NAMES: Final = ("fairlog-server", "fairlog-worker")

@@ -11,8 +11,9 @@ import httpx
 import pytest
 import uvicorn
 
+from tests.support.ports import free_port
 from tests.support.repository import ROOT
-from tests.support.server import FairlogServer, free_port
+from tests.support.server import FairlogServer
 from tests.support.waiting import wait_until
 
 EXAMPLES = ROOT / "docs" / "examples"

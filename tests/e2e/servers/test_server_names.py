@@ -11,7 +11,8 @@ from adapters.database.database import Database
 from adapters.servers.live_servers import live_servers
 from domain.language.events import JobRequeued
 from tests.e2e.commands.test_cli import Run, failed, run, succeeded
-from tests.support.server import FairlogServer, free_port
+from tests.support.ports import free_port
+from tests.support.server import FairlogServer
 from tests.support.waiting import wait_until
 from tests.support.workers import log_at
 

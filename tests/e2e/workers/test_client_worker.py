@@ -13,13 +13,8 @@ import pytest
 from tests.support.client_wheel import Environment, client_interpreter, new_environment
 from tests.support.keyed_server import keyed_server
 from tests.support.keys import secret
-from tests.support.server import (
-    STOP_SECONDS_MAX,
-    FairlogServer,
-    ending_with_us,
-    free_port,
-    without_settings,
-)
+from tests.support.ports import free_port
+from tests.support.server import STOP_SECONDS_MAX, FairlogServer, ending_with_us, without_settings
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.one_database  # what handlers do is the same on each

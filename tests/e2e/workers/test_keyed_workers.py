@@ -15,8 +15,9 @@ from domain.language.identifiers import Kind
 from tests.e2e.commands.test_cli import Run, failed, run, succeeded
 from tests.support.core import execute_now, service
 from tests.support.keys import create_key, secret
+from tests.support.ports import free_port
 from tests.support.repository import ROOT
-from tests.support.server import FairlogServer, free_port, without_settings
+from tests.support.server import FairlogServer, without_settings
 from tests.support.waiting import wait_until
 
 __all__ = ["run"]  # a fixture

@@ -34,7 +34,8 @@ from fairlog_client import (
 from tests.support.core import execute_now
 from tests.support.http_cutter import Cut, HttpCutter
 from tests.support.keys import create_key, secret
-from tests.support.server import AppServer, free_port
+from tests.support.ports import free_port
+from tests.support.server import AppServer
 from tests.support.waiting import wait_until
 
 # A client sees no database.
