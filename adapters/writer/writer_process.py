@@ -4,10 +4,8 @@ An event loop and a writer in one process share its interpreter lock and wait fo
 processes each has a core. The child has the same settings and runs the same writer
 (`entrypoints.processes.writer_main`).
 
-It sends a response at least once a second. If it answers no command for ANSWER_SECONDS_MAX, all
-waiting callers get `LogUnavailable`; what was not sent by then is never sent, and the child does
-not carry out what it reads later than that. A caller who has waited for LOST_SECONDS_MAX while
-others are answered gets it too: an answer can be lost, for example for lack of memory.
+It sends a response at least once a second. Callers who wait for too long get an error (see
+`WaitingCalls`), and the child does not carry out what it reads later than ANSWER_SECONDS_MAX.
 
 If the child ends without having said why, it is started again (`Restarts`). The callers of commands
 that it was sent get `LogUnavailable`, since nobody knows whether they are on disk; commands that
@@ -22,25 +20,23 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import structlog
-from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.supervision import Supervisor, Trouble, reason_of
-from adapters.writer.command_queue import BYTES_MAX, COMMANDS_MAX, body_bytes, resolve_reply
 from adapters.writer.restarts import Restarts
+from adapters.writer.waiting_calls import LOST_SECONDS_MAX, NO_ANSWER, WaitingCalls
 from adapters.writer.write_path import Observer, WriterStats, errors_logged
 from adapters.writer.writer_frames import (
-    ANSWER_SECONDS_MAX,
     WriterHello,
     WriterRequest,
     WriterResponse,
     received_outcomes,
     response_decoder,
 )
-from domain.decisions.answers import Answer, Claimed
+from domain.decisions.answers import Answer
 from domain.decisions.batch import Outcome
-from domain.language.commands import ClaimJobs, Command, ReturnJob
-from domain.language.errors import FairlogError, LogUnavailable, QueueFull, fresh_copy
+from domain.language.commands import Command
+from domain.language.errors import FairlogError, LogUnavailable, QueueFull
 from fairlog_client.processes.child import STOP_SECONDS_MAX, ChildProcess
 from fairlog_client.processes.forks import keep_from_children
 from fairlog_client.processes.frames import Frames, encode_frame
@@ -48,22 +44,11 @@ from fairlog_client.processes.frames import Frames, encode_frame
 START_SECONDS_MAX: Final = 60.0  # until its first response; usual: 1
 SILENT_SECONDS_MAX: Final = 3.0  # without a response, of which it sends one each second
 SILENT_STOP_SECONDS_MAX: Final = 1.0  # for a silent process to end
-LOST_SECONDS_MAX: Final = 20.0  # a batch is answered within 3 s, and so are those behind it
 _CHECK_SECONDS: Final = 0.25
 _HELD_BYTES_MAX: Final = 256 * 1024  # buffered by the event loop for a process that does not read
 _FULL: Final = "Too many requests are waiting to be written; try again shortly."
-_NO_ANSWER: Final = (
-    "The server's writer does not answer; the request may be sent again, with the same idempotency "
-    "key it never runs twice."
-)
 
 _log = structlog.get_logger()
-
-
-class _SentCall(Struct, gc=False):
-    commands: Sequence[Command]
-    reply: "asyncio.Future[list[Outcome]]"
-    since: float  # time.monotonic()
 
 
 class WriterProcess:
@@ -84,11 +69,6 @@ class WriterProcess:
         self._supervisor.add_probe(self._trouble)
         # The latest response of this process, time.monotonic(); None: it has sent none yet.
         self._received_at: float | None = None
-        self._answered_at = 0.0  # the latest answer
-        # time.monotonic() at which waiting callers were failed; None once an answer arrives
-        self._gave_up_at: float | None = None
-        self._unclaimed: set[int] = set()  # claims whose callers got `LogUnavailable`
-        self._held_bytes = 0  # of bodies that are not sent
         self._is_held_back = False  # nothing is sent: the child reads nothing, or there is none
         self.stats = WriterStats()
         self.fatal: FairlogError | None = None
@@ -99,9 +79,7 @@ class WriterProcess:
         self._host = hello.host
         self._observers: list[Observer] = []
         self._numbers = itertools.count()
-        self._calls: dict[int, _SentCall] = {}  # without an answer, oldest first
-        self._commands_waiting = 0  # in these calls
-        self._outgoing: list[tuple[int, Sequence[Command]]] = []  # since the loop's last turn
+        self._calls = WaitingCalls()
         self._decoder = response_decoder()
         self._child: ChildProcess | None = None
         self._attaching = asyncio.Lock()
@@ -133,11 +111,10 @@ class WriterProcess:
         self._observers.append(observer)
 
     def waiting(self) -> int:
-        return self._commands_waiting
+        return self._calls.commands
 
     def oldest_seconds(self) -> float:
-        calls = list(self._calls.values())
-        return time.monotonic() - calls[0].since if calls else 0.0
+        return self._calls.oldest_seconds()
 
     def execute_all(self, commands: Sequence[Command]) -> list[Outcome]:
         assert self._child is not None, "start it first"
@@ -149,7 +126,7 @@ class WriterProcess:
                 return executed.result(LOST_SECONDS_MAX)
             except TimeoutError:
                 executed.cancel()
-                raise LogUnavailable(_NO_ANSWER) from None
+                raise LogUnavailable(NO_ANSWER) from None
         number = next(self._numbers)
         request = WriterRequest([(number, commands)], time.monotonic())
         with contextlib.suppress(OSError):  # the process has ended, which reading shows as well
@@ -161,7 +138,7 @@ class WriterProcess:
                     if answered == number:
                         return received_outcomes(sent)
         except TimeoutError:
-            raise LogUnavailable(_NO_ANSWER) from None
+            raise LogUnavailable(NO_ANSWER) from None
         if self.fatal is None and not self._is_stopping:
             self.fatal = FairlogError(
                 "The writer process has ended; the lines above may say why. Start the server again."
@@ -182,39 +159,20 @@ class WriterProcess:
         if self.fatal is not None or self._is_stopping:
             return [LogUnavailable("The server is stopping.") for _ in commands]
         outcomes: list[Outcome] = [QueueFull(_FULL) for _ in commands]
-        admitted = [place for place, command in enumerate(commands) if self._admit(command)]
+        admitted = [place for place, command in enumerate(commands) if self._calls.admit(command)]
         if admitted:
             answered = await self._call([commands[place] for place in admitted])
             for place, outcome in zip(admitted, answered, strict=True):
                 outcomes[place] = outcome
         return outcomes
 
-    def _admit(self, command: Command) -> bool:
-        """Count a command as waiting. Returns False if too many wait already."""
-        size = body_bytes(command)
-        if self._commands_waiting >= COMMANDS_MAX or self._held_bytes + size > BYTES_MAX:
-            return False
-        self._commands_waiting += 1
-        self._held_bytes += size
-        return True
-
     def _call(self, commands: Sequence[Command]) -> "asyncio.Future[list[Outcome]]":
         """Send admitted commands with the others of this turn of the loop."""
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[list[Outcome]] = loop.create_future()
-        number = next(self._numbers)
-        self._calls[number] = _SentCall(commands, reply, time.monotonic())
-        self._outgoing.append((number, commands))
-        if len(self._outgoing) == 1:  # with the others of this turn
+        if self._calls.add(next(self._numbers), commands, reply):
             loop.call_soon(self._send)
         return reply
-
-    def _take_call(self, number: int) -> _SentCall | None:
-        """Remove and return a call that waits; None if its caller has given up."""
-        call = self._calls.pop(number, None)
-        if call is not None:
-            self._commands_waiting -= len(call.commands)
-        return call
 
     async def attach(self) -> None:
         if self._loop is not None:
@@ -237,9 +195,8 @@ class WriterProcess:
     def _send(self) -> None:
         if self._is_held_back:
             return  # `set_reading` sends them, unless their callers have given up by then
-        asked, self._outgoing = self._outgoing, []
-        self._held_bytes = 0
-        if asked:  # else the process was lost meanwhile, and their callers have the error
+        # Where there are none, the process was lost meanwhile, and their callers have the error.
+        if asked := self._calls.take_unsent():
             assert self._transport is not None
             self._transport.write(encode_frame(WriterRequest(asked, time.monotonic())))
 
@@ -253,52 +210,7 @@ class WriterProcess:
         """Give up on what was not answered in time; runs every _CHECK_SECONDS."""
         if not self._is_stopping and self.fatal is None:
             asyncio.get_running_loop().call_later(_CHECK_SECONDS, self._check_answers)
-        if self._silent_seconds() > ANSWER_SECONDS_MAX:
-            self._gave_up_at = time.monotonic()
-            self._give_up(list(self._calls))
-        else:
-            longest = time.monotonic() - LOST_SECONDS_MAX
-            lost = itertools.takewhile(lambda one: one[1].since < longest, self._calls.items())
-            self._give_up([number for number, _ in lost])
-
-    def _silent_seconds(self) -> float:
-        """Return how long callers have waited while none was answered."""
-        if not self._calls:
-            return 0.0
-        oldest = next(iter(self._calls.values())).since
-        return time.monotonic() - max(oldest, self._answered_at)
-
-    def _give_up(self, numbers: Sequence[int]) -> None:
-        """Fail these calls for lack of an answer."""
-        if not numbers:
-            return
-        given_up = set(numbers)
-        unsent = {number for number, _ in self._outgoing if number in given_up}
-        self._outgoing = [one for one in self._outgoing if one[0] not in unsent]
-        self._held_bytes = sum(
-            body_bytes(command) for _, commands in self._outgoing for command in commands
-        )
-        given_up_calls = [(number, call) for number in numbers if (call := self._take_call(number))]
-        _log.error(
-            "writer_does_not_answer",
-            commands=sum(len(call.commands) for _, call in given_up_calls),
-            unsent=sum(len(call.commands) for number, call in given_up_calls if number in unsent),
-        )
-        for number, call in given_up_calls:
-            if number not in unsent and any(map(_cannot_be_repeated, call.commands)):
-                self._unclaimed.add(number)
-            error = LogUnavailable(_NO_ANSWER, nothing_was_recorded=number in unsent)
-            _fail(call, error)
-
-    def _answered_late(self, number: int, outcomes: Sequence[Outcome]) -> None:
-        """Return the jobs of late claims, whose callers have given up."""
-        if number in self._unclaimed:
-            self._unclaimed.discard(number)
-            claimed = [job for one in outcomes if isinstance(one, Claimed) for job in one.jobs]
-            returns = [ReturnJob(job_id=job.id, attempt=job.attempt) for job in claimed]
-            # Those that are not admitted are served again when their leases end.
-            if admitted := [command for command in returns if self._admit(command)]:
-                self._call(admitted)
+        self._calls.give_up_late()
 
     def _trouble(self) -> Trouble | None:
         """Return why the process does not work, as a part of this server; None if it does."""
@@ -315,8 +227,7 @@ class WriterProcess:
             return Trouble(
                 "writer_process", f"The writer process has been silent for {silent:.0f} s.", silent
             )
-        if self._gave_up_at is not None:
-            seconds = now - self._gave_up_at + ANSWER_SECONDS_MAX
+        if (seconds := self._calls.unanswered_seconds()) is not None:
             return Trouble(
                 "writer_process", f"The writer has answered nothing for {seconds:.0f} s.", seconds
             )
@@ -332,41 +243,28 @@ class WriterProcess:
     def _handle(self, response: WriterResponse) -> None:
         self._receive(response)
         if response.outcomes:
-            self._answered_at = time.monotonic()
-            self._gave_up_at = None
             self._restarts.answered()
         for number, sent in response.outcomes:
-            outcomes = received_outcomes(sent)
-            call = self._take_call(number)
-            if call is None:
-                self._answered_late(number, outcomes)
-            else:
-                resolve_reply(call.reply, outcomes)
+            returns = self._calls.answer(number, received_outcomes(sent))
+            # Those that are not admitted are served again when their leases end.
+            if admitted := [command for command in returns if self._calls.admit(command)]:
+                self._call(admitted)
 
     def lost(self) -> None:
         """Fail what was sent: the process has ended, and the outcomes are unknown. What was not
         sent waits for the next process, if there is one.
         """
-        self._transport, self._received_at, self._gave_up_at = None, None, None
+        self._transport, self._received_at = None, None
         lived_seconds, self._lost_at = time.monotonic() - self._began_at, time.monotonic()
         self._is_held_back = True
         self._decoder = response_decoder()
-        self._unclaimed.clear()
         self._supervisor.set_reported([])
-        unsent = {number for number, _ in self._outgoing}
-        self._fail_all([number for number in self._calls if number not in unsent])
+        self._calls.fail_sent(self._ended())
         if self.fatal is None and not self._is_stopping:
             restart = self._restart(lived_seconds)
             self._restarting = asyncio.get_running_loop().create_task(restart)
         else:
-            self._fail_all(list(self._calls))
-
-    def _fail_all(self, numbers: Iterable[int]) -> None:
-        """Fail calls because of the end of the process."""
-        error = self._ended()
-        for number in numbers:
-            if (call := self._take_call(number)) is not None:
-                _fail(call, error)
+            self._calls.fail_all(self._ended())
 
     async def _restart(self, lived_seconds: float) -> None:
         """Start the process again, as often as that makes sense; else let the server end."""
@@ -391,7 +289,7 @@ class WriterProcess:
                 "The writer process has ended again and again; the lines above may say why. Start "
                 "the server again."
             )
-        self._fail_all(list(self._calls))
+        self._calls.fail_all(self._ended())
 
     def _reap(self) -> int:
         """Return the exit code of the process that has ended."""
@@ -430,16 +328,6 @@ class WriterProcess:
             "The server's writer has ended; the request may be sent again, with the same "
             "idempotency key it never runs twice."
         )
-
-
-def _cannot_be_repeated(command: Command) -> bool:
-    """Return True for a claim whose caller cannot request its jobs again."""
-    return isinstance(command, ClaimJobs) and command.claim_id is None
-
-
-def _fail(call: _SentCall, error: FairlogError) -> None:
-    outcomes: list[Outcome] = [fresh_copy(error) for _ in call.commands]
-    resolve_reply(call.reply, outcomes)
 
 
 class _Listener(asyncio.Protocol):

@@ -11,7 +11,7 @@ import uvloop
 from adapters import supervision
 from adapters.settings import Settings
 from adapters.supervision import Part, supervise
-from adapters.writer import writer_process
+from adapters.writer import waiting_calls
 from adapters.writer.command_queue import CommandQueue
 from adapters.writer.restarts import FAILURES_MAX, Restarts
 from adapters.writer.writer_frames import WriterHello, WriterRequest
@@ -93,7 +93,7 @@ def test_a_caller_whose_answer_was_lost_hears_it_although_others_are_answered(
     async def ask(writer: WriterProcess) -> None:
         with pytest.raises(QueueFull, match="answered"):
             await writer.execute(submit())  # and so it has begun
-        monkeypatch.setattr(writer_process, "LOST_SECONDS_MAX", 0.5)
+        monkeypatch.setattr(waiting_calls, "LOST_SECONDS_MAX", 0.5)
         lost = asyncio.create_task(writer.execute(submit()))
         await asyncio.sleep(0)
         answered = 0
@@ -111,7 +111,7 @@ def test_a_caller_whose_answer_was_lost_hears_it_although_others_are_answered(
 def test_a_call_of_more_commands_than_may_wait_is_sent_in_part(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(writer_process, "COMMANDS_MAX", 3)
+    monkeypatch.setattr(waiting_calls, "COMMANDS_MAX", 3)
 
     async def ask(writer: WriterProcess) -> None:
         calls = [
