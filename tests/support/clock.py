@@ -6,6 +6,9 @@ from typing import Final
 from tests.support.given import NOW
 
 NOON: Final = datetime(2026, 1, 31, 12, tzinfo=UTC)
+# The length of a rate-limit window, in seconds, that does not end while a test on the machine's own
+# clock looks at it.
+LONGEST_WINDOW: Final = 2_678_400
 
 
 class ManualClock:

@@ -19,6 +19,7 @@ from domain.language.commands import Command, SaveProjections
 from domain.language.events import Recorded
 from entrypoints.composition import compose
 from entrypoints.service.fairlog import Fairlog
+from tests.support.clock import LONGEST_WINDOW
 from tests.support.prepared import prepare
 
 ANSWER_SECONDS_MAX = 30.0
@@ -37,6 +38,8 @@ def service(
 ) -> Iterator[Fairlog]:
     """A service whose writer runs, on a database that is brought up to date. Limits: none."""
     limits = {"user_limit": MANY, "global_limit": MANY}
+    if clock is None:
+        limits["window_seconds"] = LONGEST_WINDOW
     fairlog = compose(
         Settings(database_url=database_url, **(limits | settings)), clock=clock, queue=queue
     )

@@ -10,13 +10,14 @@ from typing import Final
 
 import pytest
 
+from tests.support.clock import LONGEST_WINDOW
 from tests.support.repository import ROOT
 from tests.support.server import FairlogServer
 
 MODULES: Final = ROOT / ".examples" / "node_modules"  # `make .examples` installs them
 DOCUMENT: Final = "openapi.json"
 # One submission in the longest window there is: the second is refused.
-SETTINGS: Final = {"user_limit": 1, "window_seconds": 2_678_400}
+SETTINGS: Final = {"user_limit": 1, "window_seconds": LONGEST_WINDOW}
 
 # What a client sees is the same on each database.
 pytestmark = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

@@ -15,6 +15,7 @@ import pytest
 
 from tests.conftest import NewDatabase
 from tests.support.certificates import Certificates
+from tests.support.clock import LONGEST_WINDOW
 from tests.support.deployment import DEPLOY, tool
 from tests.support.ports import free_port
 from tests.support.server import FairlogServer, ending_with_us, submit
@@ -37,7 +38,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 @pytest.fixture(scope="module")
 def server(new_database_url: NewDatabase) -> Iterator[FairlogServer]:
     options = ["--trusted-proxy", "127.0.0.1", "--allowed-host", HOST]
-    with FairlogServer(new_database_url(), options=options) as server:
+    settings = {"window_seconds": LONGEST_WINDOW}
+    with FairlogServer(new_database_url(), options=options, settings=settings) as server:
         yield server
 
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 import uvicorn
 
+from tests.support.clock import LONGEST_WINDOW
 from tests.support.ports import free_port
 from tests.support.repository import ROOT
 from tests.support.server import FairlogServer
@@ -18,8 +19,7 @@ from tests.support.waiting import wait_until
 
 EXAMPLES = ROOT / "docs" / "examples"
 SUBMISSIONS_MAX = 3
-# The longest window there is: none ends while a test looks at it.
-SETTINGS = {"user_limit": SUBMISSIONS_MAX, "window_seconds": 2_678_400}
+SETTINGS = {"user_limit": SUBMISSIONS_MAX, "window_seconds": LONGEST_WINDOW}
 
 # What an application sees is the same on each database.
 pytestmark = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

@@ -6,6 +6,7 @@ import httpx
 from sqlalchemy import NullPool, create_engine, inspect, make_url, text
 from sqlalchemy.engine import Connection, Engine
 
+from tests.support.clock import LONGEST_WINDOW
 from tests.support.server import FairlogServer, claim, submit
 from tests.support.waiting import wait_until
 
@@ -41,7 +42,7 @@ OURS: Final = {
     "callbacks_v1",
     "schedules_v1",
 }
-SETTINGS: Final = {"user_limit": 30, "window_seconds": 2_678_400, "lease_seconds": 86_400}
+SETTINGS: Final = {"user_limit": 30, "window_seconds": LONGEST_WINDOW, "lease_seconds": 86_400}
 
 Rows = dict[str, list[tuple[Any, ...]]]
 

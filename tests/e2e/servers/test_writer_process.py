@@ -15,6 +15,7 @@ import httpx
 import pytest
 from sqlalchemy import make_url
 
+from tests.support.clock import LONGEST_WINDOW
 from tests.support.command_line import commands_on
 from tests.support.server import FairlogServer, audit, submit
 from tests.support.waiting import wait_until
@@ -166,7 +167,7 @@ def test_a_server_whose_writers_end_before_they_answer_ends_too(database_url: st
 
 def test_a_page_shows_what_was_just_submitted(database_url: str) -> None:
     """The rows that it shows are written behind the log, by the writer's process."""
-    with FairlogServer(database_url) as server:
+    with FairlogServer(database_url, settings={"window_seconds": LONGEST_WINDOW}) as server:
         for number in range(5):
             job = submit(server.client, payload=number)
             limits = server.client.get("/v1/limits/ada")

@@ -30,7 +30,7 @@ from entrypoints.worker.embedded import EmbeddedSource
 from fairlog_client.handlers.loading import Handler
 from fairlog_client.worker.runner import LocalExecutor
 from fairlog_client.worker.worker import Worker
-from tests.support.clock import NOON, ManualClock
+from tests.support.clock import LONGEST_WINDOW, NOON, ManualClock
 from tests.support.server import AppServer, exchange
 from tests.support.stories import ALICE, BOB, ECHO, WORKER, body
 from tests.support.waiting import wait_until
@@ -119,7 +119,7 @@ def test_of_a_refusal_by_the_log(database_url: str, wire: Wire) -> None:
 
 @in_both_processes
 def test_of_a_refusal_at_the_door(database_url: str, wire: Wire) -> None:
-    with running(wire, database_url, user_limit=1, window_seconds=86_400) as fairlog:
+    with running(wire, database_url, user_limit=1, window_seconds=LONGEST_WINDOW) as fairlog:
         asked(
             fairlog,
             fairlog.submit(large(0)),

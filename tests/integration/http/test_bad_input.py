@@ -13,6 +13,7 @@ import pytest
 
 from adapters.settings import Settings
 from tests.conftest import NewDatabase
+from tests.support.clock import LONGEST_WINDOW
 from tests.support.server import (
     REQUEST_SECONDS_MAX,
     AppServer,
@@ -30,7 +31,7 @@ JSON = {"Content-Type": "application/json"}
 
 @pytest.fixture(scope="module")
 def server(new_database_url: NewDatabase) -> Iterator[AppServer]:
-    settings = Settings(user_limit=1_000_000, global_limit=1_000_000)
+    settings = Settings(user_limit=1_000_000, global_limit=1_000_000, window_seconds=LONGEST_WINDOW)
     with AppServer(new_database_url(), settings) as server:
         yield server
 

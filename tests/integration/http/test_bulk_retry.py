@@ -7,7 +7,7 @@ import pytest
 
 import entrypoints.use_cases.find_jobs
 from adapters.settings import Settings
-from tests.support.clock import NOON, ManualClock
+from tests.support.clock import LONGEST_WINDOW, NOON, ManualClock
 from tests.support.server import AppServer, audit, claim, problem, submit
 
 SETTINGS = Settings(user_limit=10_000, global_limit=100_000, max_attempts=1)
@@ -100,7 +100,7 @@ def test_a_call_looks_at_so_many_errors_and_says_where_to_go_on(
 def test_a_retry_counts_as_a_submission_and_a_loop_of_them_comes_to_an_end(
     database_url: str,
 ) -> None:
-    with AppServer(database_url, Settings(user_limit=5, window_seconds=3600)) as server:
+    with AppServer(database_url, Settings(user_limit=5, window_seconds=LONGEST_WINDOW)) as server:
         client = server.client
         job = submit(client, "ada")["id"]
         for _ in range(4):

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from adapters.settings import Settings
+from tests.support.clock import LONGEST_WINDOW
 from tests.support.server import AppServer, audit, problem
 from tests.support.waiting import wait_until
 
@@ -15,7 +16,7 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.one_database
 
 # Nobody may submit, and no window ends meanwhile.
-NOBODY_MAY = Settings(global_limit=0, window_seconds=2_678_400)
+NOBODY_MAY = Settings(global_limit=0, window_seconds=LONGEST_WINDOW)
 INVALID_USERS = ("", "\x1b[2J", "a\x00b", "\x9b31m", "x" * 256, "日" * 86, "x" * 4_000_000)
 
 

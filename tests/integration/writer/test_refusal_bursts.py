@@ -14,7 +14,7 @@ from domain.language.identifiers import UserId
 from domain.language.moments import later
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.submission_limiter import REPORTS_PER_ROUND_MAX
-from tests.support.clock import ManualClock
+from tests.support.clock import LONGEST_WINDOW, ManualClock
 from tests.support.core import head_locked, log_of, service
 from tests.support.server import AppServer
 from tests.support.stories import submit
@@ -23,7 +23,7 @@ from tests.support.waiting import wait_until
 USERS = [UserId(f"user-{number}") for number in range(300)]
 EVENTS_PER_SECOND_MAX = 200
 # No window ends meanwhile.
-NOBODY_MAY: dict[str, Any] = {"user_limit": 0, "window_seconds": 2_678_400}
+NOBODY_MAY: dict[str, Any] = {"user_limit": 0, "window_seconds": LONGEST_WINDOW}
 
 
 def refused(fairlog: Fairlog) -> Counter[UserId]:
