@@ -86,7 +86,7 @@ format: .venv/.installed ## Format the code, and mend what ruff can mend
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-bench: .venv/.installed ## Measure each figure beside its limit, and write docs/benchmarks.md
+bench: .venv/.installed .mysql/bin/mysqld .mariadb-11/bin/mariadbd ## Measure each figure beside its limit, and write docs/benchmarks.md
 	@$(ensure) mariadb wrk chromium
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 

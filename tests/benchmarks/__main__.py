@@ -1,7 +1,8 @@
 """`python -m tests.benchmarks [NAME…] [--quick] [--write FOLDER]`.
 
-A full run writes docs/benchmarks.md and docs/benchmarks.svg; any other only with `--write`. Exit
-code 1 when a benchmark could not be run; a target that is missed is for people to judge.
+A full run writes docs/benchmarks.md, .svg and .json; any other only with `--write`, and leaves the
+figures of other benchmarks as they are. Exit code 1 when a benchmark could not be run; a target
+that is missed is for people to judge.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.benchmarks.catalogue import NAMES, load, present
+from tests.benchmarks.figures import Figure
 from tests.benchmarks.machine import machine, today, versions
 from tests.benchmarks.report import Circumstances, Section, aligned, table, write
 from tests.benchmarks.site import Site
@@ -24,22 +26,22 @@ _DOCS: Final = ROOT / "docs"
 def main() -> int:
     arguments = _arguments()
     names = arguments.names or present()
-    sections: list[Section] = []
+    measured: dict[str, tuple[Figure, ...]] = {}
     failed: list[str] = []
     started = time.monotonic()
     with Site(quick=arguments.quick) as site:
         for name in names:
             print(f"{name} ({time.monotonic() - started:.0f} s)", flush=True)
-            section = _measured(name, site)
-            if section is None:
+            figures = _measured(name, site)
+            if figures is None:
                 failed.append(name)
             else:
-                sections.append(section)
-                print(aligned(table([section])), flush=True)
+                measured[name] = figures
+                print(aligned(table([(name, one) for one in figures])), flush=True)
         circumstances = Circumstances(
-            machine(), versions(site.mariadb), today(), is_quick=site.quick
+            today(), machine(), versions(site.servers), is_quick=site.quick
         )
-    print(f"\n{aligned(table(sections))}\n")
+    print(f"\n{aligned(table([(name, one) for name in measured for one in measured[name]]))}\n")
     print(f"{circumstances.machine}\n{', '.join(circumstances.versions)}")
     print(f"{time.monotonic() - started:.0f} s in all")
     if not_there := [name for name in NAMES if name not in present()]:
@@ -48,21 +50,20 @@ def main() -> int:
         print(f"could not be run: {', '.join(failed)}", file=sys.stderr)
     is_full = not arguments.names and not site.quick and not failed
     if folder := arguments.write or (_DOCS if is_full else None):
-        write(folder, sections, circumstances)
-        print(f"written: {folder}/benchmarks.md and .svg")
+        write(folder, [Section(name, circumstances, some) for name, some in measured.items()])
+        print(f"written: {folder}/benchmarks.md, .svg and .json")
     return 1 if failed else 0
 
 
-def _measured(name: str, site: Site) -> Section | None:
+def _measured(name: str, site: Site) -> tuple[Figure, ...] | None:
     """A benchmark that fails does not spoil the others."""
     try:
-        benchmark = load(name)
-        section = Section(name, benchmark.__doc__ or "", list(benchmark.run(site)))
+        figures = tuple(load(name).run(site))
     except Exception:  # noqa: BLE001 (whatever it is, the others can be measured)
         traceback.print_exc()
         return None
     site.has_run.add(name)
-    return section
+    return figures
 
 
 class _Arguments(argparse.Namespace):
@@ -75,7 +76,9 @@ def _arguments() -> _Arguments:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--quick", action="store_true", help="small and short, to see it work")
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="for benchmarks.md and .svg")
+    parser.add_argument(
+        "--write", type=Path, metavar="FOLDER", help="for benchmarks.md, .svg and .json"
+    )
     arguments = parser.parse_args(namespace=_Arguments())
     if unknown := set(arguments.names) - set(present()):
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}")

@@ -51,6 +51,16 @@ def hand_written_rate(site: Site, kind: Kind) -> float:
     return rate
 
 
+def appended_rate(site: Site, kind: Kind) -> float:
+    """Return the events a second of the log's append, on a database of its own."""
+    url = site.new_database(kind)
+    with closing(open_service(url)) as fairlog:
+        prepare(fairlog)
+        rate = _timed_appends(fairlog, _batches(0, _how_many(site)))
+    site.drop_database(kind, url)
+    return rate
+
+
 def _compare(site: Site, kind: Kind, fairlog: Fairlog, bare: BareDatabase) -> Iterator[Figure]:
     count = _how_many(site)
     hand, rendered = hand_table(bare, "hand_written"), hand_table(bare, "rendered")

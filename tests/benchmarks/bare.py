@@ -54,7 +54,7 @@ class BareDatabase(ABC):
 
 
 def open_bare(kind: Kind, url: str) -> BareDatabase:
-    return _MariaDB(url) if kind == "mariadb" else _SQLite(url)
+    return _SQLite(url) if kind == "sqlite" else _MariaDB(url)
 
 
 def hand_table(database: BareDatabase, name: str) -> str:

@@ -16,6 +16,7 @@ NAMES: Final = (
     "append",
     "refuse",
     "lifecycle",
+    "databases",
     "drain",
     "outbox",
     "claim_growth",

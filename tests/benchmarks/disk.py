@@ -62,7 +62,7 @@ def run(site: Site) -> Iterator[Figure]:
             url = site.new_database(kind)
             with site.server(url) as server:
                 if name == "singly":
-                    jobs_per_second(clients, server, jobs, sides)
+                    jobs_per_second(clients, [server], jobs, sides)
                 else:
                     _one_after_the_other(server, jobs, sides)
             sizes = _mariadb_sizes(site, url) if kind == "mariadb" else _sqlite_sizes(url)
@@ -91,7 +91,7 @@ def outcome(job_id: int) -> dict[str, object]:
 
 def _one_after_the_other(server: BenchmarkServer, jobs: int, sides: Sequence[Side]) -> None:
     for side in sides:
-        side(server.port, jobs)
+        side([server.port], jobs)
     if (done := server.stats()["jobs"]["done"]) != jobs:
         raise RuntimeError(f"{done} jobs are done, not {jobs}")
 

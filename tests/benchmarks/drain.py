@@ -51,7 +51,7 @@ def run(site: Site) -> Iterator[Figure]:
 
 
 def _drained(server: BenchmarkServer, handlers: Path, jobs: int) -> float:
-    submit_batches(server.port, jobs)
+    submit_batches([server.port], jobs)
     all_done = _done(server) + jobs
 
     def are_done() -> bool:
@@ -69,8 +69,8 @@ def _drained(server: BenchmarkServer, handlers: Path, jobs: int) -> float:
 
 
 def _worked(server: BenchmarkServer, jobs: int) -> float:
-    submit_batches(server.port, jobs)
-    span = work_batches(server.port, jobs)
+    submit_batches([server.port], jobs)
+    span = work_batches([server.port], jobs)
     return jobs / (span.ended - span.started)
 
 

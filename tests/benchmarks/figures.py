@@ -9,7 +9,7 @@ from msgspec import Struct
 R = TypeVar("R")
 
 
-class Limit(Struct, frozen=True):
+class Limit(Struct, frozen=True, omit_defaults=True):
     """The limit of a figure, measured in the same run, in the figure's unit."""
 
     value: float
@@ -50,7 +50,7 @@ def ratio_at_most(bound: float) -> Target:
     return Target(bound, is_least=False, of_ratio=True)
 
 
-class Figure(Struct, frozen=True):
+class Figure(Struct, frozen=True, omit_defaults=True):
     name: str
     value: float
     unit: str

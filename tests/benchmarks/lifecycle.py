@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from itertools import cycle
 from multiprocessing import get_context
 from secrets import token_hex
 from statistics import median
@@ -30,6 +31,7 @@ JOBS_PER_BATCH: Final = 500
 CONNECTIONS: Final = 4  # on either side, in batches
 IN_FLIGHT: Final = 64  # on either side, singly
 _USERS: Final = 100
+_SECONDS_BEHIND_MAX: Final = 5.0
 
 
 class Span(Struct, frozen=True):
@@ -55,7 +57,7 @@ class Claimer(Struct, frozen=True):
 
 NAMELESS: Final = Claimer("bench")
 
-Side = Callable[[int, int], Span]  # port, jobs
+Side = Callable[[Sequence[int], int], Span]  # ports of the servers, jobs
 Submission = Callable[[int, int], dict[str, object]]  # of a run, and of a number in it
 Outcome = Callable[[int], dict[str, object]]  # of a job's id
 
@@ -69,8 +71,10 @@ def run(site: Site) -> Iterator[Figure]:
         ):
             url = site.new_database("mariadb")
             with site.server(url) as server:
-                jobs_per_second(clients, server, jobs // 5, sides)  # warms up
-                rates = [jobs_per_second(clients, server, jobs, sides) for _ in range(site.rounds)]
+                jobs_per_second(clients, [server], jobs // 5, sides)  # warms up
+                rates = [
+                    jobs_per_second(clients, [server], jobs, sides) for _ in range(site.rounds)
+                ]
             site.drop_database("mariadb", url)
             yield Figure(
                 f"MariaDB, {name}",
@@ -82,14 +86,22 @@ def run(site: Site) -> Iterator[Figure]:
 
 
 def jobs_per_second(
-    clients: ProcessPoolExecutor, server: BenchmarkServer, jobs: int, sides: Sequence[Side]
+    clients: ProcessPoolExecutor,
+    servers: Sequence[BenchmarkServer],
+    jobs: int,
+    sides: Sequence[Side],
 ) -> float:
-    """Run both sides at once. Raises `RuntimeError` where not all jobs are done then."""
-    done_before = server.stats()["jobs"]["done"]
-    running = [clients.submit(side, server.port, jobs) for side in sides]
+    """Run both sides at once, their connections spread over the servers of one database. Raises
+    `RuntimeError` where not all jobs are done then.
+    """
+    done_before = servers[0].stats()["jobs"]["done"]
+    running = [clients.submit(side, [one.port for one in servers], jobs) for side in sides]
     spans = [one.result() for one in running]
-    if (done := server.stats()["jobs"]["done"] - done_before) != jobs:
-        raise RuntimeError(f"{done} jobs are done, not {jobs}")
+    # A server may not have read yet what another has written.
+    deadline = time.monotonic() + _SECONDS_BEHIND_MAX
+    while (done := servers[0].stats()["jobs"]["done"] - done_before) != jobs:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{done} jobs are done, not {jobs}")
     return jobs / (max(one.ended for one in spans) - min(one.started for one in spans))
 
 
@@ -107,7 +119,7 @@ def no_result(_: int) -> dict[str, object]:
     return {}
 
 
-def submit_batches(port: int, jobs: int, submission: Submission = submission_of) -> Span:
+def submit_batches(ports: Sequence[int], jobs: int, submission: Submission = submission_of) -> Span:
     starts = iter(range(0, jobs, JOBS_PER_BATCH))
     run = time.monotonic_ns()
 
@@ -120,11 +132,11 @@ def submit_batches(port: int, jobs: int, submission: Submission = submission_of)
             if any(outcome["status"] != 202 for outcome in answer["jobs"]):
                 raise RuntimeError(f"not accepted: {answer['jobs']}")
 
-    return _timed(port, [submit] * CONNECTIONS)
+    return _timed(ports, [submit] * CONNECTIONS)
 
 
 def work_batches(
-    port: int, jobs: int, outcome: Outcome = no_result, claimer: Claimer = NAMELESS
+    ports: Sequence[int], jobs: int, outcome: Outcome = no_result, claimer: Claimer = NAMELESS
 ) -> Span:
     done = 0
 
@@ -144,10 +156,10 @@ def work_batches(
                 raise RuntimeError(f"not completed: {answer['jobs']}")
             done += len(claimed)
 
-    return _timed(port, [work] * CONNECTIONS)
+    return _timed(ports, [work] * CONNECTIONS)
 
 
-def submit_singly(port: int, jobs: int, submission: Submission = submission_of) -> Span:
+def submit_singly(ports: Sequence[int], jobs: int, submission: Submission = submission_of) -> Span:
     numbers = iter(range(jobs))
     run = time.monotonic_ns()
 
@@ -155,11 +167,11 @@ def submit_singly(port: int, jobs: int, submission: Submission = submission_of) 
         for number in numbers:
             await client.ask(SUBMIT_PATH, submission(run, number))
 
-    return _timed(port, [submit] * IN_FLIGHT)
+    return _timed(ports, [submit] * IN_FLIGHT)
 
 
 def work_singly(
-    port: int, jobs: int, outcome: Outcome = no_result, claimer: Claimer = NAMELESS
+    ports: Sequence[int], jobs: int, outcome: Outcome = no_result, claimer: Claimer = NAMELESS
 ) -> Span:
     """One connection claims, the others complete what it has got."""
     in_hand: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(maxsize=IN_FLIGHT)
@@ -178,19 +190,19 @@ def work_singly(
             content = {"attempt": job["attempt"], **outcome(job["id"])}
             await client.ask(f"/v1/jobs/{job['id']}/complete", content)
 
-    return _timed(port, [claim, *[complete] * IN_FLIGHT])
+    return _timed(ports, [claim, *[complete] * IN_FLIGHT])
 
 
-def _timed(port: int, parts: "Sequence[Callable[[Client], Any]]") -> Span:
-    """Run all parts at once, each on a connection of its own."""
+def _timed(ports: Sequence[int], parts: "Sequence[Callable[[Client], Any]]") -> Span:
+    """Run all parts at once, each on a connection of its own, to the servers in turn."""
 
-    async def one(part: Callable[[Client], Any]) -> None:
+    async def one(part: Callable[[Client], Any], port: int) -> None:
         async with Client(port) as client:
             await part(client)
 
     async def all_of_them() -> Span:
         started = time.monotonic()
-        await asyncio.gather(*map(one, parts))
+        await asyncio.gather(*map(one, parts, cycle(ports)))
         return Span(started, time.monotonic())
 
     return asyncio.run(all_of_them())

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from tests.support.databases import DatabaseServer
+from tests.support.mariadb import MariaDB
 
 _PACKAGES: Final = ("litestar", "uvicorn", "uvloop", "msgspec", "sqlalchemy", "pymysql")
 
@@ -24,22 +24,27 @@ def machine() -> str:
     )
 
 
-def versions(server: DatabaseServer) -> Sequence[str]:
-    with server.connect() as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT VERSION()")
-        found = cursor.fetchone()
-        assert found is not None
-    return [
+def versions(servers: Sequence[MariaDB]) -> tuple[str, ...]:
+    """Return the versions of what the figures depend on, with those of the database servers."""
+    return (
         f"Python {platform.python_version()}",
-        f"MariaDB {found[0]}",
+        *map(_server_version, servers),
         f"SQLite {sqlite3.sqlite_version}",
         *(f"{package} {version(package)}" for package in _PACKAGES),
-    ]
+    )
 
 
 def today() -> str:
     """UTC."""
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _server_version(server: MariaDB) -> str:
+    with server.connect() as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT VERSION()")
+        found = cursor.fetchone()
+        assert found is not None
+    return f"{'MySQL' if server.is_mysql else 'MariaDB'} {found[0]}"
 
 
 def _processor() -> str:

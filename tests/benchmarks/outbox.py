@@ -32,7 +32,7 @@ def run(site: Site) -> Iterator[Figure]:
         rates, over_http = [], []
         for number in range(site.rounds):
             rates.append(rows / _seconds(connection, rows, number))
-            span = submit_batches(server.port, rows)
+            span = submit_batches([server.port], rows)
             over_http.append(rows / (span.ended - span.started))
     site.drop_database("mariadb", url)
     yield Figure("MariaDB, one row, p50", median(delays) * 1000, "ms", None, at_most(300))

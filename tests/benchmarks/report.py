@@ -1,11 +1,15 @@
-"""The table, on the terminal and as docs/benchmarks.md."""
+"""The table, on the terminal and as docs/benchmarks.md, which keeps the figures of each benchmark
+until it is run again.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 
+from tests.benchmarks.catalogue import NAMES, load
 from tests.benchmarks.figures import Figure, number
 from tests.benchmarks.plot import plot
 
@@ -13,24 +17,26 @@ _HEADINGS: Final = ("benchmark", "figure", "unit", "limit", "ratio", "target", "
 _MET: Final = {True: "yes", False: "NO", None: ""}
 
 
-class Section(Struct, frozen=True):
-    """One benchmark's figures and what they mean."""
-
-    name: str
-    explanation: str
-    figures: Sequence[Figure]
-
-
 class Circumstances(Struct, frozen=True):
-    machine: str
-    versions: Sequence[str]
+    """The run in which figures were measured."""
+
     date: str
+    machine: str
+    versions: tuple[str, ...]
     is_quick: bool
 
 
-def table(sections: Sequence[Section]) -> list[tuple[str, ...]]:
-    """Headings and rows as text."""
-    return [_HEADINGS, *(_row(section, one) for section in sections for one in section.figures)]
+class Section(Struct, frozen=True):
+    """One benchmark's figures, all of one run."""
+
+    name: str
+    circumstances: Circumstances
+    figures: tuple[Figure, ...]
+
+
+def table(figures: Sequence[tuple[str, Figure]]) -> list[tuple[str, ...]]:
+    """Headings and rows as text, for figures with their benchmark's name."""
+    return [_HEADINGS, *(_row(name, figure) for name, figure in figures)]
 
 
 def aligned(rows: Sequence[tuple[str, ...]]) -> str:
@@ -42,45 +48,65 @@ def aligned(rows: Sequence[tuple[str, ...]]) -> str:
     )
 
 
-def write(folder: Path, sections: Sequence[Section], circumstances: Circumstances) -> None:
-    """Put benchmarks.md and benchmarks.svg into a folder."""
+def write(folder: Path, measured: Sequence[Section]) -> None:
+    """Put benchmarks.json, .md and .svg into a folder, beside what it has of other benchmarks."""
     folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / "benchmarks.json"
+    earlier = msgspec.json.decode(kept.read_bytes(), type=list[Section]) if kept.exists() else []
+    by_name = {section.name: section for section in [*earlier, *measured]}
+    sections = [by_name[name] for name in NAMES if name in by_name]
+    kept.write_bytes(msgspec.json.format(msgspec.json.encode(sections)) + b"\n")
     figures = {section.name: section.figures for section in sections}
     (folder / "benchmarks.svg").write_text(plot(figures))
-    (folder / "benchmarks.md").write_text(_document(sections, circumstances))
+    (folder / "benchmarks.md").write_text(_document(sections))
 
 
-def _document(sections: Sequence[Section], circumstances: Circumstances) -> str:
-    quick = (
-        "> **Made with `--quick`: short and small, to see that the benchmarks work. "
-        "The figures mean nothing.**\n\n"
+def _document(sections: Sequence[Section]) -> str:
+    headings, *rows = table(
+        [(section.name, figure) for section in sections for figure in section.figures]
     )
-    headings, *rows = table(sections)
     lines = [headings, ("---", "---:", "---", "---:", "---:", "---", "---"), *rows]
     explanations = "\n".join(
-        f"### `{section.name}`\n\n{section.explanation.strip()}\n" for section in sections
+        f"### `{section.name}`\n\n{(load(section.name).__doc__ or '').strip()}\n"
+        for section in sections
     )
     return (
         "# Benchmarks\n\n"
         "Written by `make bench` (`python -m tests.benchmarks`), not by hand. Each figure stands "
         "beside its limit, measured in the same run on the same machine: absolute figures change "
-        "with the machine, ratios hardly do. Database, server and load generator share the "
-        "machine.\n\n"
-        f"{quick if circumstances.is_quick else ''}"
-        f"- Date: {circumstances.date}\n- Machine: {circumstances.machine}\n"
-        f"- Versions: {', '.join(circumstances.versions)}\n\n"
-        "![Each figure as a share of its limit](benchmarks.svg)\n\n"
+        "with the machine and the day, ratios hardly do. Compare no figures of different runs. "
+        "Database, server and load generator share the machine.\n\n"
+        + "".join(map(_run, _runs(sections)))
+        + "\n![Each figure as a share of its limit](benchmarks.svg)\n\n"
         + "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
         + f"\n\n## What each figure is held against\n\n{explanations}"
     )
 
 
-def _row(section: Section, figure: Figure) -> tuple[str, ...]:
+def _runs(sections: Sequence[Section]) -> list[list[Section]]:
+    """The sections of each run."""
+    runs: dict[Circumstances, list[Section]] = {}
+    for section in sections:
+        runs.setdefault(section.circumstances, []).append(section)
+    return list(runs.values())
+
+
+def _run(sections: Sequence[Section]) -> str:
+    run = sections[0].circumstances
+    quick = " **Made with `--quick`, to see that they work: the figures mean nothing.**"
+    names = ", ".join(f"`{section.name}`" for section in sections)
+    return (
+        f"- {run.date}: {names}.{quick if run.is_quick else ''}\n"
+        f"  - Machine: {run.machine}\n  - Versions: {', '.join(run.versions)}\n"
+    )
+
+
+def _row(name: str, figure: Figure) -> tuple[str, ...]:
     limit = "" if figure.limit is None else f"{number(figure.limit.value)} ({figure.limit.what})"
     ratio = "" if figure.ratio is None else f"{figure.ratio:.2f}"
     target = "" if figure.target is None else str(figure.target)
     return (
-        f"{section.name}: {figure.name}",
+        f"{name}: {figure.name}",
         number(figure.value),
         figure.unit,
         limit,

@@ -7,26 +7,38 @@ of a usual size. Everything is in one folder under /var/tmp, which goes at the e
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeVar, cast
 
 from tests.benchmarks.serving import BenchmarkServer
 from tests.support.databases import SqliteFiles
 from tests.support.mariadb import MariaDB
+from tests.support.repository import ROOT
 
-Kind = Literal["mariadb", "sqlite"]
-KINDS: Final[tuple[Kind, ...]] = ("mariadb", "sqlite")
-TITLES: Final[Mapping[Kind, str]] = {"mariadb": "MariaDB", "sqlite": "SQLite"}
-MARIADB_OPTIONS: Final = (
+Kind = Literal["mariadb", "sqlite", "mariadb-11", "mysql"]
+KINDS: Final[tuple[Kind, ...]] = ("mariadb", "sqlite")  # of most benchmarks
+TITLES: Final[Mapping[Kind, str]] = {
+    "mariadb": "MariaDB",
+    "sqlite": "SQLite",
+    "mariadb-11": "MariaDB 11.8",
+    "mysql": "MySQL 9.7",
+}
+SERVER_OPTIONS: Final = (
     "--innodb-buffer-pool-size=4G",  # a million jobs take some 3 GB
-    "--innodb-log-file-size=512M",
     "--innodb-flush-log-at-trx-commit=1",
 )
+MARIADB_OPTIONS: Final = (*SERVER_OPTIONS, "--innodb-log-file-size=512M")
+MYSQL_OPTIONS: Final = (*SERVER_OPTIONS, "--innodb-redo-log-capacity=512M")
 UNLIMITED: Final = 1_000_000_000  # submissions a window
 
 _FOLDER: Final = Path("/var/tmp")  # noqa: S108 (on disk, where /tmp may be memory; mkdtemp names it)
 _PREFIX: Final = "fairlog-benchmarks-"
+# The servers that `make bench` fetches; the others are this machine's own.
+_PROGRAMS: Final[Mapping[Kind, Path]] = {
+    "mariadb-11": ROOT / ".mariadb-11" / "bin" / "mariadbd",
+    "mysql": ROOT / ".mysql" / "bin" / "mysqld",
+}
 
 T = TypeVar("T")
 
@@ -39,7 +51,7 @@ class Site:
         self.rounds = 1 if quick else 3  # of measures that take turns
         self.seconds = 2 if quick else 3  # of one load on a server
         self.has_run: set[str] = set()  # benchmarks, by name
-        self._mariadb: MariaDB | None = None
+        self._servers: dict[Kind, MariaDB] = {}
         self._prepared: dict[tuple[str, ...], Any] = {}
         self.home: Path  # where databases are, and what else needs room on the disk
 
@@ -51,17 +63,27 @@ class Site:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._mariadb is not None:
-            self._mariadb.close()
+        for server in self._servers.values():
+            server.close()
         shutil.rmtree(self.home, ignore_errors=True)
 
     @property
     def mariadb(self) -> MariaDB:
-        """Started when it is first asked for; to be asked for in the main thread."""
-        if self._mariadb is None:
-            self._mariadb = MariaDB(MARIADB_OPTIONS, self.home)
-            self._mariadb.__enter__()
-        return self._mariadb
+        """This machine's own."""
+        return self.database_server("mariadb")
+
+    def database_server(self, kind: Kind) -> MariaDB:
+        """Start it when it is first asked for; to be asked for in the main thread."""
+        if kind not in self._servers:
+            options = MYSQL_OPTIONS if kind == "mysql" else MARIADB_OPTIONS
+            server = MariaDB(options, self.home, _PROGRAMS.get(kind))
+            self._servers[kind] = server.__enter__()
+        return self._servers[kind]
+
+    @property
+    def servers(self) -> Sequence[MariaDB]:
+        """Those that were started."""
+        return list(self._servers.values())
 
     def new_database(self, kind: Kind) -> str:
         """The URL of an empty database."""
@@ -90,7 +112,7 @@ class Site:
         print(f"  … {text}", flush=True)
 
     def _databases(self, kind: Kind) -> SqliteFiles | MariaDB:
-        return self.mariadb if kind == "mariadb" else self._sqlite
+        return self._sqlite if kind == "sqlite" else self.database_server(kind)
 
 
 def _remove_what_dead_runs_left() -> None:

@@ -28,7 +28,6 @@ from tests.soak.process_faults import ProcessFaults
 from tests.soak.programs import Archiver, Programs, fairlog_environment, scratch_folder
 from tests.soak.referee.judge import Facts, judge_database, orders_of
 from tests.soak.referee.sql import connect, rows
-from tests.support.databases import DatabaseServer
 from tests.support.fault_proxy import FaultProxy
 from tests.support.mariadb import MariaDB
 from tests.support.repository import ROOT
@@ -308,10 +307,7 @@ def _archived(url: str) -> int:
 
 
 def _versions(place: Place) -> list[str]:
-    if place.mariadb is None:
-        return []
-    server: DatabaseServer = place.mariadb
-    return list(versions(server))
+    return [] if place.mariadb is None else list(versions([place.mariadb]))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ class Node(MariaDB):
 
     def __init__(self, number: int, groups: Sequence[int]) -> None:
         """`groups` are the ports at which the nodes find each other, in the nodes' order."""
-        super().__init__(program=_FOLDER / "bin" / "mariadbd")
+        # State transfers do not work as root.
+        super().__init__(program=_FOLDER / "bin" / "mariadbd", may_be_root=False)
         self.number = number
         self._groups = groups
         self._makes_cluster = False

@@ -32,16 +32,20 @@ ROOM_IN_MEMORY_MIN = 2 * 1024**3  # bytes free in /dev/shm; an idle server takes
 START_SECONDS_MAX = 60.0  # usual: 0.2
 STOP_SECONDS_MAX = 30.0  # usual: 0.1
 MYSQLD = os.environ.get("FAIRLOG_TEST_MYSQLD")  # the program; None: MariaDB is tested
-MARIADBD = os.environ.get("FAIRLOG_TEST_MARIADBD")  # the program; None: this machine's
-OTHER_SERVER = MYSQLD or MARIADBD  # in the place of this machine's; None: that is tested
+# The program in the place of this machine's MariaDB; None: that is tested.
+OTHER_SERVER = MYSQLD or os.environ.get("FAIRLOG_TEST_MARIADBD")
 
 _PREFIX = "fairlog-mariadb-"
 # Small and quick to start, on both. MySQL has its binary log on by default, which Debian's MariaDB
 # has not; a test that wants one says so.
-_SIZES = ("--innodb-buffer-pool-size=64M",) + (
-    ("--innodb-redo-log-capacity=32M", "--skip-log-bin", "--mysqlx=OFF", "--secure-file-priv=NULL")
-    if MYSQLD
-    else ("--innodb-log-file-size=32M",)
+_SMALL = "--innodb-buffer-pool-size=64M"
+_MARIADB_OPTIONS = (_SMALL, "--innodb-log-file-size=32M")
+_MYSQL_OPTIONS = (
+    _SMALL,
+    "--innodb-redo-log-capacity=32M",
+    "--skip-log-bin",
+    "--mysqlx=OFF",
+    "--secure-file-priv=NULL",
 )
 
 # Not root: privileges that production has not would hide faults (a SUPER user may create triggers
@@ -75,16 +79,20 @@ class MariaDB(DatabaseServer):
         options: Sequence[str] = (),
         directory: Path | None = None,
         program: Path | None = None,
+        *,
+        may_be_root: bool = True,
     ) -> None:
-        """`program` is another MariaDB, beside its `mariadb-install-db`; it never runs as root."""
+        """`program` is another MariaDB, beside its `mariadb-install-db`, or a MySQL; None: the one
+        that is tested.
+        """
         _remove_what_dead_runs_left()
         self.port = free_port()
         super().__init__(self._url("admin"), self._url("fairlog"))
         self._options = options
-        self._program = program
-        # State transfers of a cluster do not work as root; a server in a checkout runs as root,
-        # since other accounts need not be able to enter it.
-        self._is_root = os.geteuid() == 0 and bool(OTHER_SERVER) and program is None
+        self._program = program or (Path(OTHER_SERVER) if OTHER_SERVER else None)
+        self.is_mysql = self._program is not None and self._program.name == "mysqld"
+        # A server in a checkout runs as root, since other accounts need not be able to enter it.
+        self._is_root = os.geteuid() == 0 and self._program is not None and may_be_root
         self._home = _new_home(directory or _roomy_directory(), is_root=self._is_root)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -197,13 +205,13 @@ class MariaDB(DatabaseServer):
     def initialise(self) -> None:
         """Make the folder of its data."""
         data = self._home / "data"
-        if MYSQLD and self._program is None:  # that takes seconds, so once a process
-            template = str(_mysql_template())
+        if self.is_mysql:  # that takes seconds, so once a process
+            template = str(_mysql_template(*self._server()))
             _run(["cp", "--archive", "--sparse=always", template, str(data)], is_root=True)
             return
-        other = self._program or (Path(MARIADBD) if MARIADBD else None)
-        if other is not None:
-            installer = [str(other.with_name("mariadb-install-db")), *self._server()[1:]]
+        if self._program is not None:
+            other = self._program.with_name("mariadb-install-db")
+            installer = [str(other), *self._server()[1:]]
         elif program := _program("mariadb-install-db"):
             method = "--auth-root-authentication-method=normal"
             installer = [program, "--no-defaults", method, "--skip-test-db"]
@@ -221,7 +229,8 @@ class MariaDB(DatabaseServer):
 
     def _server(self) -> list[str]:
         """The program and the options that come first."""
-        return _server() if self._program is None else [str(self._program), "--no-defaults"]
+        program = str(self._program or _machines_own())
+        return [program, "--no-defaults", *(["--user=root"] if self._is_root else [])]
 
     def _command(self) -> list[str]:
         accounts = self._home / "accounts.sql"
@@ -243,7 +252,7 @@ class MariaDB(DatabaseServer):
             "--max-allowed-packet=16M",
             "--innodb-flush-log-at-trx-commit=1",
             "--performance-schema=OFF",
-            *_SIZES,
+            *(_MYSQL_OPTIONS if self.is_mysql else _MARIADB_OPTIONS),
             *self._options,
             *self.arguments(),
         ]
@@ -279,12 +288,13 @@ def _run(command: Sequence[str], *, is_root: bool) -> None:
 
 
 @cache
-def _mysql_template() -> Path:
+def _mysql_template(*server: str) -> Path:
     """An empty data folder to copy, made once a process and removed at its end."""
     home = _new_home(_roomy_directory(), is_root=True)
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     data = home / "data"
-    _run([*_server(), "--initialize-insecure", f"--datadir={data}", *_SIZES], is_root=True)
+    made = [*server, "--initialize-insecure", f"--datadir={data}", *_MYSQL_OPTIONS]
+    _run(made, is_root=True)
     return data
 
 
@@ -308,17 +318,14 @@ def _ending_with_us() -> list[str]:
     return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
 
 
-def _server() -> list[str]:
-    """The program and the options that come first."""
-    if OTHER_SERVER:
-        return [OTHER_SERVER, "--no-defaults", *(["--user=root"] if os.geteuid() == 0 else [])]
+def _machines_own() -> str:
     server = _program("mariadbd")
     if server is None:
         raise ServerFailed(
             "this test starts and stops a database server of its own, whatever "
             "FAIRLOG_TEST_DATABASE_URL says: install mariadbd (on Debian: mariadb-server-core)"
         )
-    return [server, "--no-defaults"]
+    return server
 
 
 def _program(name: str) -> str | None:

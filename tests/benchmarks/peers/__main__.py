@@ -78,7 +78,9 @@ def main() -> int:
                 print(f"  {name}: {number(rates[name][-1])} jobs/s", flush=True)
         medians = {name: median(found) for name, found in rates.items()}
         settings = {one.name: _circumstances(one, servers[one.server]) for one in peers}
-        settings["Fairlog"] = f"batches of {JOBS_PER_BATCH} over HTTP; {versions(site.mariadb)[1]}"
+        settings["Fairlog"] = (
+            f"batches of {JOBS_PER_BATCH} over HTTP; {versions([site.mariadb])[1]}"
+        )
         print(f"\n{aligned(_table(medians, settings))}\n\n{machine()}, {today()}")
     return 0
 
@@ -89,8 +91,8 @@ def _fairlog(site: Site, jobs: int) -> Iterator[Callable[[], float]]:
         url = site.new_database("mariadb")
         with site.server(url) as server:
             sides = (submit_batches, work_batches)
-            jobs_per_second(clients, server, jobs // 5, sides)  # warms up
-            yield lambda: jobs_per_second(clients, server, jobs, sides)
+            jobs_per_second(clients, [server], jobs // 5, sides)  # warms up
+            yield lambda: jobs_per_second(clients, [server], jobs, sides)
 
 
 def _measure(peer: Peer, server: PeerServer, jobs: int) -> Callable[[], float]:
