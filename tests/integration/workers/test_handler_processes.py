@@ -246,6 +246,10 @@ def place(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+# What one process of handlers bears does not depend on the place of its worker.
+in_one_place = pytest.mark.parametrize("place", ["over_http"], indirect=True)
+
+
 @pytest.fixture(scope="module")
 def backend(place: str) -> str:
     """One database for each place: workers differ by their source of jobs, which hides it."""
@@ -498,6 +502,7 @@ def test_nobody_waits_for_a_handler_that_holds_the_interpreter_and_was_given_up(
 
 
 @pytest.mark.parametrize("kind", ["closes_all_descriptors", "closes_all_descriptors_on_the_loop"])
+@in_one_place
 def test_a_handler_that_closes_all_descriptors_fails_alone(working: Start, kind: str) -> None:
     client, _ = working(3)
     neighbour = submit(client, "ada", kind="pid", payload=2)["id"]
@@ -508,6 +513,7 @@ def test_a_handler_that_closes_all_descriptors_fails_alone(working: Start, kind:
     assert ended(client, submit(client, kind="quick", payload="on")["id"])["result"] == "on"
 
 
+@in_one_place
 def test_a_handler_that_ends_the_event_loop_or_signals_its_process_costs_its_neighbours_nothing(
     working: Start,
 ) -> None:
@@ -538,6 +544,7 @@ def test_a_handler_that_ends_the_event_loop_or_signals_its_process_costs_its_nei
     ],
     ids=["no length", "no frame", "reads"],
 )
+@in_one_place
 def test_a_handler_that_disturbs_what_its_process_says_costs_its_neighbours_nothing(
     working: Start, kind: str, payload: object
 ) -> None:
@@ -556,6 +563,7 @@ def test_a_handler_that_disturbs_what_its_process_says_costs_its_neighbours_noth
     ended(client, disturbs, 60)
 
 
+@in_one_place
 def test_a_handler_that_cancels_every_task_costs_its_neighbours_nothing(working: Start) -> None:
     client, _ = working(4)
     neighbours = [
@@ -656,6 +664,7 @@ def claimed(kind: str, payload: object) -> ClaimedJob:
     )
 
 
+@in_one_place
 def test_a_handler_whose_thread_ends_with_an_error_of_its_own_has_ended(working: Start) -> None:
     client, _ = working(1)
     error = ended(client, submit(client, kind="traces_its_thread", max_attempts=1)["id"])["error"]
@@ -663,6 +672,7 @@ def test_a_handler_whose_thread_ends_with_an_error_of_its_own_has_ended(working:
     assert ended(client, submit(client, kind="quick", payload="on")["id"])["result"] == "on"
 
 
+@in_one_place
 def test_a_handler_that_leaves_no_thread_for_others_costs_them_nothing(working: Start) -> None:
     client, worker = working(4)
     neighbour = submit(client, "ada", kind="pid", payload=3)["id"]
@@ -685,6 +695,7 @@ def test_what_handlers_registered_for_the_end_of_their_process_runs(
     assert note.read_text() == "bye"
 
 
+@in_one_place
 def test_an_attempt_ends_whatever_its_result_or_its_error_does_when_it_is_read(
     working: Start,
 ) -> None:
@@ -704,6 +715,7 @@ def test_an_attempt_ends_whatever_its_result_or_its_error_does_when_it_is_read(
         assert found["error"]["message"] == "What the handler returned or raised cannot be read."
 
 
+@in_one_place
 def test_a_handler_that_was_given_up_and_crashes_later_is_not_taken_for_its_neighbour(
     working: Start, tmp_path: Path
 ) -> None:
@@ -755,6 +767,7 @@ def test_no_job_times_out_while_a_process_for_it_starts(working: Start, handlers
         assert ended(client, job, 60)["state"] == "done"
 
 
+@in_one_place
 def test_a_kind_that_the_module_no_longer_has_when_its_process_is_replaced_fails_its_jobs(
     working: Start, handlers: str
 ) -> None:
