@@ -45,7 +45,7 @@ test-mariadb-11: .venv/.installed .proxies .deploy-tools .examples $(MARIADBD) #
 	@$(ensure) chromium node go readers systemd
 	FAIRLOG_TEST_MARIADBD="$(abspath $(MARIADBD))" $(BIN)/pytest $(in_parallel) tests/integration tests/e2e $(ARGS)
 
-test-cluster: .venv/.installed $(GALERA)/bin/mariadbd ## Lose nodes of a Galera cluster under load, and hold every answer against the log of each node
+test-cluster: .venv/.installed $(GALERA)/bin/mariadbd ## Try a Galera cluster, lose its nodes under load, and hold every answer against the log of each
 	@$(ensure) galera
 	FAIRLOG_TEST_GALERA="$(abspath $(GALERA))" $(BIN)/python -m tests.cluster $(ARGS)
 

@@ -1,7 +1,11 @@
-"""Losses of nodes of a Galera cluster, one after the other, under load.
+"""A Galera cluster of three nodes under load (`make test-cluster`).
 
-`python -m tests.cluster [--losses N] [--seed N]` (or `make test-cluster`) starts three nodes, two
-servers that have all three as hosts of their database, and eight workers. A node is killed, frozen,
-stopped or cut off; when it is back, the next one is. At the end each answer is held against the log
-of each node.
+The parts, all by default:
+
+- `contract`: the tests of what the database has to get right, on one node.
+- `servers`: a server on each node, all at work at once; each is asked for the jobs of the others.
+- `losses`: two servers that have all nodes as hosts of their database, and eight workers. A node is
+  killed, frozen, stopped or cut off; when it is back, the next one is.
+
+At the end of the last two, each answer is held against the log of each node.
 """
