@@ -36,6 +36,7 @@ from domain.language.events import (
     Recorded,
     encode,
     type_of,
+    user_of,
 )
 from domain.language.moments import from_micros, to_micros
 from domain.log import chain
@@ -407,13 +408,12 @@ def _latest_correction(connection: Connection) -> Correction:
 
 
 def _row(recorded: Recorded, at: int) -> tuple[int, str, int, bytes | None, int | None, int, bytes]:
-    user_id: str | None = getattr(recorded.event, "user_id", None)
     type_name = type_of(recorded.event)
     return (
         recorded.position,
         type_name,
         version_of(type_name),
-        None if user_id is None else user_id.encode(),
+        user_of(recorded.event),
         recorded.job_id,
         at,
         encode(recorded.event),

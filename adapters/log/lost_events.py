@@ -15,7 +15,7 @@ from msgspec import Struct
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection
 
-from domain.language.events import EventLost, Recorded, type_of
+from domain.language.events import EventLost, Recorded, type_of, user_of
 from domain.language.identifiers import JobId, UserId
 from domain.language.moments import from_micros, to_micros
 
@@ -112,11 +112,10 @@ def clear_reports(connection: Connection) -> None:
 
 
 def _row(recorded: Recorded) -> dict[str, object]:
-    user_id: str | None = getattr(recorded.event, "user_id", None)
     return {
         "position": recorded.position,
         "type": type_of(recorded.event),
-        "user_id": None if user_id is None else user_id.encode(),
+        "user_id": user_of(recorded.event),
         "job_id": recorded.job_id,
         "recorded_at": to_micros(recorded.recorded_at),
     }

@@ -725,6 +725,12 @@ def type_of(event: Event) -> str:
     return _NAMES[type(event)]
 
 
+def user_of(event: Event) -> bytes | None:
+    """Return the user that an event is about, as the log's column `user_id` has it; None: none."""
+    user: UserId | None = getattr(event, "user_id", None)
+    return None if user is None else user.encode()
+
+
 class Recorded(Struct, frozen=True, gc=False):
     """An event with its position in the log."""
 

@@ -14,6 +14,7 @@ from domain.language.events import (
     BodiesErased,
     Recorded,
     named_body,
+    user_of,
 )
 from domain.language.identifiers import POSITION_MAX, UserId
 from domain.log.stored_log import UNREADABLE, recorded
@@ -70,8 +71,7 @@ class EventCheck:
             kind = type(event)
             if kind is not EVENT_TYPES.get(type_name) or not _is_version(version, type_name):
                 sink.about(position, "its data are of another type or version than its row")
-            user: str | None = getattr(event, "user_id", None)
-            if (None if user is None else user.encode()) != user_id:
+            if user_of(event) != user_id:
                 sink.about(position, "the user of its data is not the one of its row")
             if (body := named_body(event)) is not None:
                 bodies[position] = body
