@@ -35,27 +35,29 @@ CALM_SECONDS: Final = 3.0  # between two losses
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.cluster")
+    # The empty list stands for no word at all, which argparse holds against the choices too.
     parser.add_argument("parts", nargs="*", choices=[*_PARTS, []], metavar="PART")
-    parser.add_argument("--losses", type=int, default=51)
+    parser.add_argument("--losses", type=int, default=51, help="1 or more (51)")
     parser.add_argument("--seed", type=int, default=None, help="draws the losses and the load")
     given = parser.parse_args()
     seed = secrets.randbelow(10**6) if given.seed is None else given.seed
-    found = []
+    is_wrong = False
     for name in given.parts or _PARTS:
         print(f"{name}: seed {seed}", flush=True)
         with Cluster() as cluster:
-            found += _PARTS[name](cluster, given.losses, seed)
-    for sentence in found:
-        print("WRONG:", sentence)
-    print("all agree" if not found else f"{len(found)} kinds of disagreement")
-    return 1 if found else 0
+            found = _PARTS[name](cluster, max(given.losses, 1), seed)
+        for sentence in found:
+            print("WRONG:", sentence)
+        print(f"{name}: all agree" if not found else f"{name}: {len(found)} disagree", flush=True)
+        is_wrong |= bool(found)
+    return 1 if is_wrong else 0
 
 
-def _contract(cluster: Cluster, _losses: int, _seed: int) -> list[str]:
-    """Run the tests of the database on one node."""
+def _contract(cluster: Cluster, *_: int) -> list[str]:
+    """Run the tests of the database on one node, those that start a server of their own apart."""
     node = cluster.nodes[0]
     url = f"mysql+pymysql://admin:admin@127.0.0.1:{node.port}/"
-    options = ("-m", "database", "--dist", "worksteal", "-n", "2", "-q")
+    options = ("-p", "tests.cluster.on_the_node", "-m", "database", "-n", "2", "-q")
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", *options, "tests/integration", "tests/e2e"],
         cwd=ROOT,
@@ -65,7 +67,7 @@ def _contract(cluster: Cluster, _losses: int, _seed: int) -> list[str]:
     return [f"pytest ended with {ended.returncode}"] if ended.returncode else []
 
 
-def _servers(cluster: Cluster, _losses: int, seed: int) -> list[str]:
+def _servers(cluster: Cluster, _: int, seed: int) -> list[str]:
     """Let a server on each node be at work at once."""
     urls = [
         cluster.url(*((number + offset) % NODES for offset in range(NODES)))
@@ -79,17 +81,23 @@ def _servers(cluster: Cluster, _losses: int, seed: int) -> list[str]:
         answer = servers[0].client.put(f"/v1/limits/{LIMITED}", json={"limit": LIMIT})
         answer.raise_for_status()
         load = Load([server.url for server in servers], seed, reads=True)
+        written = [_written(cluster, server).number for server in servers]
         with load.running():
             time.sleep(TOGETHER_SECONDS)
             longest_pause = load.gap()
             load.is_submitting = False
             wait_until(lambda: _is_drained(servers[0]), "all jobs have ended", 300)
-        written = {_written(cluster, server).number for server in servers}
+        written += [_written(cluster, server).number for server in servers]
         for server in servers:
             server.terminate()
-    print("answers:", dict(load.statuses))
-    print(f"jobs read from a server: {load.seen}; longest pause: {longest_pause:.1f} s")
-    found = [] if len(written) == NODES else [f"the servers wrote to the nodes {written} alone"]
+    _print_answers(load)
+    print(f"reads of jobs that other servers took: {load.seen.total()}")
+    print(f"longest pause: {longest_pause:.1f} s")
+    found = []
+    if written != [*range(NODES)] * 2:
+        found.append(f"a server left its node: {written}")
+    if len(load.seen) < NODES:
+        found.append(f"a server was not asked for the jobs of others: {dict(load.seen)}")
     if load.unseen:
         found.append(f"{len(load.unseen)} jobs were not seen by all: {load.unseen[:3]}")
     return found + _disagreements(cluster, load)
@@ -120,7 +128,7 @@ def _losses(cluster: Cluster, losses: int, seed: int) -> list[str]:
         for server in (one, other):
             server.terminate()
     print("losses:", dict(losing.counts))
-    print("answers:", dict(load.statuses))
+    _print_answers(load)
     print(f"longest pause: {max(gaps):.1f} s, median {sorted(gaps)[len(gaps) // 2]:.1f} s")
     return _disagreements(cluster, load)
 
@@ -152,6 +160,10 @@ def _is_drained(server: FairlogServer) -> bool:
             counts = answer.json()["jobs"]
             return not any(counts.get(state, 0) for state in ("queued", "running"))
     return False
+
+
+def _print_answers(load: Load) -> None:
+    print(f"answers: {dict(load.statuses)}, of submissions: {dict(load.entries)}")
 
 
 def _disagreements(cluster: Cluster, load: Load) -> list[str]:

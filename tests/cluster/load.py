@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -24,12 +24,14 @@ class Load:
     """Clients that ask until they have a clear answer, and keep it."""
 
     def __init__(self, urls: list[str], seed: int, *, reads: bool = False) -> None:
-        """`reads`: each server is asked for the jobs that all servers have answered."""
+        """`reads`: each server is asked for jobs that the others have taken."""
         self.submitted: dict[str, int] = {}  # job, by its key
-        self.unseen: list[str] = []  # what another server answered for a job that was submitted
-        self.seen = 0  # jobs that another server was asked for
+        self.seen: Counter[str] = Counter()  # reads of jobs that other servers took, by server
+        self.unseen: list[str] = []  # what was wrong with others
+        self._taken: deque[tuple[int, str]] = deque(maxlen=50)  # latest jobs, with the server
         self.outcomes: dict[tuple[int, int], str] = {}  # acknowledged, by job and attempt
-        self.statuses: Counter[int] = Counter()
+        self.statuses: Counter[int] = Counter()  # of requests
+        self.entries: Counter[int] = Counter()  # of the submissions in them
         self.longest_gap = 0.0  # seconds between two submissions that were answered
         self.is_submitting = True
         self._latest = time.monotonic()
@@ -80,10 +82,10 @@ class Load:
                         {"user_id": user, "kind": "k", "payload": sent, "idempotency_key": key}
                     )
                 while jobs and not self._stopping.is_set():
-                    jobs = self._submit_once(client, jobs)
+                    jobs = self._submit_once(client, url, jobs)
 
     def _submit_once(
-        self, client: httpx.Client, jobs: list[dict[str, Any]]
+        self, client: httpx.Client, url: str, jobs: list[dict[str, Any]]
     ) -> list[dict[str, Any]]:
         """Submit, and return what has no clear answer."""
         answer = self._ask(client, "/v1/jobs/batch", {"jobs": jobs})
@@ -92,13 +94,19 @@ class Load:
             return jobs
         left = []
         with self._guard:
-            now = time.monotonic()
-            self.longest_gap, self._latest = max(self.longest_gap, now - self._latest), now
             for job, outcome in zip(jobs, answer.json()["jobs"], strict=True):
+                self.entries[outcome["status"]] += 1
                 if "job" in outcome:
-                    self.submitted[job["idempotency_key"]] = outcome["job"]["id"]
+                    job_id = outcome["job"]["id"]
+                    self.submitted[job["idempotency_key"]] = job_id
+                    self._taken.append((job_id, url))
+                    now = time.monotonic()
+                    self.longest_gap = max(self.longest_gap, now - self._latest)
+                    self._latest = now
                 elif outcome["status"] != 429 and outcome["status"] in UNCLEAR:
                     left.append(job)
+        if left:
+            self._stopping.wait(0.2)
         return left
 
     def _work(self, url: str, number: int, chance: random.Random) -> None:
@@ -143,19 +151,26 @@ class Load:
         with httpx.Client(base_url=url, timeout=15) as client:
             while not self._stopping.wait(0.02):
                 with self._guard:
-                    jobs = list(self.submitted.values())[-50:]
+                    jobs = [job for job, taken_by in self._taken if taken_by != url]
                 if jobs:
-                    self._read_until_seen(client, chance.choice(jobs))
+                    self._read_until_seen(client, url, chance.choice(jobs))
 
-    def _read_until_seen(self, client: httpx.Client, job: int) -> None:
+    def _read_until_seen(self, client: httpx.Client, url: str, job: int) -> None:
         deadline = time.monotonic() + SEEN_SECONDS_MAX
-        while not (answer := client.get(f"/v1/jobs/{job}")).is_success:
-            if time.monotonic() > deadline:
-                self.unseen.append(f"job {job}: {answer.text}")
-                return
+        told = ""
+        while time.monotonic() < deadline:
+            try:
+                answer = client.get(f"/v1/jobs/{job}")
+            except httpx.TransportError as error:
+                told = str(error)
+            else:
+                if answer.is_success:
+                    with self._guard:
+                        self.seen[url] += 1
+                    return
+                told = answer.text
             time.sleep(0.02)
-        with self._guard:
-            self.seen += 1
+        self.unseen.append(f"job {job}: {told}")
 
     def _ask(self, client: httpx.Client, path: str, body: object) -> httpx.Response | None:
         with suppress(httpx.TransportError):
