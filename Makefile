@@ -86,9 +86,12 @@ format: .venv/.installed ## Format the code, and mend what ruff can mend
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-bench: .venv/.installed .mysql/bin/mysqld .mariadb-11/bin/mariadbd ## Measure each figure beside its limit, and write docs/benchmarks.md
+# The benchmark `databases`, which is one of all, needs servers that no other does.
+compared := $(if $(ARGS),$(if $(findstring databases,$(ARGS)),yes),yes)
+
+bench: .venv/.installed $(if $(compared),$(filter-out none,$(MYSQLD)) $(MARIADBD)) ## Measure each figure beside its limit, and write docs/benchmarks.md
 	@$(ensure) mariadb wrk chromium
-	$(BIN)/python -m tests.benchmarks $(ARGS)
+	BENCH_MYSQLD="$(abspath $(MYSQLD))" BENCH_MARIADBD="$(abspath $(MARIADBD))" $(BIN)/python -m tests.benchmarks $(ARGS)
 
 bench-peers: .venv/.installed .peers/.installed ## Measure other job queues beside Fairlog, in one run
 	@$(ensure) mariadb

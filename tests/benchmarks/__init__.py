@@ -1,6 +1,6 @@
 """Figures, each beside its limit in the same run: `python -m tests.benchmarks`, or `make bench`.
 
-    __main__   picks benchmarks, runs them, prints the table, writes docs/benchmarks.md and .svg
+    __main__   picks benchmarks, runs them, prints the table, writes docs/benchmarks.md
     catalogue  which benchmarks there are, in which order
     figures    a figure, its limit and its target
     site       where a run measures: databases on disk, servers, prepared logs

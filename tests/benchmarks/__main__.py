@@ -50,7 +50,13 @@ def main() -> int:
         print(f"could not be run: {', '.join(failed)}", file=sys.stderr)
     is_full = not arguments.names and not site.quick and not failed
     if folder := arguments.write or (_DOCS if is_full else None):
-        write(folder, [Section(name, circumstances, some) for name, some in measured.items()])
+        write(
+            folder,
+            [
+                Section(name, load(name).__doc__ or "", circumstances, figures)
+                for name, figures in measured.items()
+            ],
+        )
         print(f"written: {folder}/benchmarks.md, .svg and .json")
     return 1 if failed else 0
 

@@ -25,6 +25,7 @@ from tests.benchmarks.client import Client
 from tests.benchmarks.figures import Figure, Limit, at_least
 from tests.benchmarks.serving import SUBMIT_PATH, BenchmarkServer
 from tests.benchmarks.site import Site
+from tests.support.waiting import wait_until
 
 EVENTS_PER_JOB: Final = 4
 JOBS_PER_BATCH: Final = 500
@@ -92,16 +93,20 @@ def jobs_per_second(
     sides: Sequence[Side],
 ) -> float:
     """Run both sides at once, their connections spread over the servers of one database. Raises
-    `RuntimeError` where not all jobs are done then.
+    `AssertionError` where not all jobs are done then, and `RuntimeError` where more are.
     """
     done_before = servers[0].stats()["jobs"]["done"]
     running = [clients.submit(side, [one.port for one in servers], jobs) for side in sides]
     spans = [one.result() for one in running]
+
+    def done() -> int:
+        found: int = servers[0].stats()["jobs"]["done"] - done_before
+        return found
+
     # A server may not have read yet what another has written.
-    deadline = time.monotonic() + _SECONDS_BEHIND_MAX
-    while (done := servers[0].stats()["jobs"]["done"] - done_before) != jobs:
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"{done} jobs are done, not {jobs}")
+    wait_until(lambda: done() >= jobs, f"{jobs} jobs are done", _SECONDS_BEHIND_MAX)
+    if done() > jobs:
+        raise RuntimeError(f"{done()} jobs are done, not {jobs}")
     return jobs / (max(one.ended for one in spans) - min(one.started for one in spans))
 
 

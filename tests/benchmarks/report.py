@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from tests.benchmarks.catalogue import NAMES, load
+from tests.benchmarks.catalogue import NAMES
 from tests.benchmarks.figures import Figure, number
 from tests.benchmarks.plot import plot
 
@@ -30,6 +30,7 @@ class Section(Struct, frozen=True):
     """One benchmark's figures, all of one run."""
 
     name: str
+    explanation: str  # of what was measured then
     circumstances: Circumstances
     figures: tuple[Figure, ...]
 
@@ -67,8 +68,7 @@ def _document(sections: Sequence[Section]) -> str:
     )
     lines = [headings, ("---", "---:", "---", "---:", "---:", "---", "---"), *rows]
     explanations = "\n".join(
-        f"### `{section.name}`\n\n{(load(section.name).__doc__ or '').strip()}\n"
-        for section in sections
+        f"### `{section.name}`\n\n{section.explanation.strip()}\n" for section in sections
     )
     return (
         "# Benchmarks\n\n"

@@ -1,6 +1,6 @@
 """`python -m tests.benchmarks.serve_with_noop whole|bare serve …`: `fairlog serve` with a no-op.
 
-The no-op reads the same request type as a submission and answers with the same type and status. Its
+The no-op reads what a submission has and answers with the same type and status. Its
 application is made by `create_app` and run by `run_server`, as in production; with `bare` it is an
 application without anything of ours (no middleware, error handlers or request class), which is what
 Litestar alone can do.

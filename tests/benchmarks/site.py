@@ -34,10 +34,10 @@ UNLIMITED: Final = 1_000_000_000  # submissions a window
 
 _FOLDER: Final = Path("/var/tmp")  # noqa: S108 (on disk, where /tmp may be memory; mkdtemp names it)
 _PREFIX: Final = "fairlog-benchmarks-"
-# The servers that `make bench` fetches; the others are this machine's own.
+# The servers that `make bench` fetches, or names; the others are this machine's own.
 _PROGRAMS: Final[Mapping[Kind, Path]] = {
-    "mariadb-11": ROOT / ".mariadb-11" / "bin" / "mariadbd",
-    "mysql": ROOT / ".mysql" / "bin" / "mysqld",
+    "mariadb-11": Path(os.environ.get("BENCH_MARIADBD", ROOT / ".mariadb-11" / "bin" / "mariadbd")),
+    "mysql": Path(os.environ.get("BENCH_MYSQLD", ROOT / ".mysql" / "bin" / "mysqld")),
 }
 
 T = TypeVar("T")
@@ -71,6 +71,10 @@ class Site:
     def mariadb(self) -> MariaDB:
         """This machine's own."""
         return self.database_server("mariadb")
+
+    def has(self, kind: Kind) -> bool:
+        """Return False for a database server whose program is not here."""
+        return kind not in _PROGRAMS or _PROGRAMS[kind].exists()
 
     def database_server(self, kind: Kind) -> MariaDB:
         """Start it when it is first asked for; to be asked for in the main thread."""
