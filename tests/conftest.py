@@ -106,8 +106,8 @@ DATABASE_MODULES = frozenset(
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out modules without a test for the database where it alone is asked for: each of the
-    processes that run tests collects all of them, which takes it 16 seconds.
+    """Leave out modules without a test of the database where those alone are asked for: to collect
+    all modules takes 16 seconds, in each of the processes that run tests.
     """
     if config.option.markexpr != "database" or collection_path.suffix != ".py":
         return None

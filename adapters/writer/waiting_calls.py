@@ -38,7 +38,11 @@ class _Call(Struct, gc=False):
 
 
 class WaitingCalls:
-    """Used on one event loop; any thread may ask for `commands` and `oldest_seconds`."""
+    """Calls by their numbers, until they are answered or given up: the module says when.
+
+    Used on one event loop; any thread may ask for `commands`, `oldest_seconds` and
+    `unanswered_seconds`.
+    """
 
     def __init__(self) -> None:
         self.commands = 0  # in all calls
@@ -73,10 +77,13 @@ class WaitingCalls:
         self._unsent_bytes = 0
         return unsent
 
-    def answer(self, number: int, outcomes: list[Outcome]) -> Sequence[ReturnJob]:
-        """Answer a call. Returns what is to be done with the jobs of a claim that came late."""
+    def note_answer(self) -> None:
+        """Note that the process answers, whatever it answers."""
         self._answered_at = time.monotonic()
         self._gave_up_at = None
+
+    def answer(self, number: int, outcomes: list[Outcome]) -> Sequence[ReturnJob]:
+        """Answer a call. Returns what is to be done with the jobs of a claim that came late."""
         if (call := self._take(number)) is not None:
             resolve_reply(call.reply, outcomes)
             return ()
@@ -93,9 +100,8 @@ class WaitingCalls:
 
     def unanswered_seconds(self) -> float | None:
         """Return for how long nothing has been answered, once callers were given up; else None."""
-        if self._gave_up_at is None:
-            return None
-        return time.monotonic() - self._gave_up_at + ANSWER_SECONDS_MAX
+        gave_up_at = self._gave_up_at  # the loop may change it meanwhile
+        return None if gave_up_at is None else time.monotonic() - gave_up_at + ANSWER_SECONDS_MAX
 
     def give_up_late(self) -> None:
         """Fail the calls that have waited for too long."""

@@ -5,7 +5,7 @@ processes each has a core. The child has the same settings and runs the same wri
 (`entrypoints.processes.writer_main`).
 
 It sends a response at least once a second. Callers who wait for too long get an error (see
-`WaitingCalls`), and the child does not carry out what it reads later than ANSWER_SECONDS_MAX.
+`waiting_calls.py`), and the child does not carry out what it reads later than ANSWER_SECONDS_MAX.
 
 If the child ends without having said why, it is started again (`Restarts`). The callers of commands
 that it was sent get `LogUnavailable`, since nobody knows whether they are on disk; commands that
@@ -244,6 +244,7 @@ class WriterProcess:
         self._receive(response)
         if response.outcomes:
             self._restarts.answered()
+            self._calls.note_answer()
         for number, sent in response.outcomes:
             returns = self._calls.answer(number, received_outcomes(sent))
             # Those that are not admitted are served again when their leases end.

@@ -3,12 +3,13 @@
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from domain.language.validation import WINDOW_SECONDS_MAX
 from tests.support.given import NOW
 
 NOON: Final = datetime(2026, 1, 31, 12, tzinfo=UTC)
-# The length of a rate-limit window, in seconds, that does not end while a test on the machine's own
-# clock looks at it.
-LONGEST_WINDOW: Final = 2_678_400
+# A rate-limit window of so many seconds hardly ever ends while a test on the machine's own clock
+# looks at it: it begins every 31 days, at midnight.
+LONGEST_WINDOW: Final = WINDOW_SECONDS_MAX
 
 
 class ManualClock:

@@ -90,7 +90,7 @@ class MariaDB(DatabaseServer):
         super().__init__(self._url("admin"), self._url("fairlog"))
         self._options = options
         self._program = program or (Path(OTHER_SERVER) if OTHER_SERVER else None)
-        self.is_mysql = self._program is not None and self._program.name == "mysqld"
+        self.is_mysql = self._program is not None and self._program.name.startswith("mysqld")
         # A server in a checkout runs as root, since other accounts need not be able to enter it.
         self._is_root = os.geteuid() == 0 and self._program is not None and may_be_root
         self._home = _new_home(directory or _roomy_directory(), is_root=self._is_root)

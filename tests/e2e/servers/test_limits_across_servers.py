@@ -15,7 +15,6 @@ from tests.support.waiting import wait_until
 LIMIT = 50
 SUBMISSIONS = 500
 CONNECTIONS = 50
-# 31 days, the longest there is: no window ends while a test looks at it.
 SETTINGS = {"user_limit": LIMIT, "window_seconds": LONGEST_WINDOW}
 
 pytestmark = pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
