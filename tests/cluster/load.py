@@ -15,7 +15,6 @@ WORKERS: Final = 8
 JOBS_PER_REQUEST: Final = 10
 USERS: Final = [f"user-{number}" for number in range(20)]
 LIMITED: Final = "limited"  # a user with a small limit
-SEEN_SECONDS_MAX: Final = 5.0  # until a job that was answered is seen by all servers
 # An answer that does not say what has happened.
 UNCLEAR: Final = frozenset({408, 429, 500, 502, 503, 504})
 
@@ -27,7 +26,7 @@ class Load:
         """`reads`: each server is asked for jobs that the others have taken."""
         self.submitted: dict[str, int] = {}  # job, by its key
         self.seen: Counter[str] = Counter()  # reads of jobs that other servers took, by server
-        self.unseen: list[str] = []  # what was wrong with others
+        self.unseen: list[str] = []  # what was wrong with other reads
         self._taken: deque[tuple[int, str]] = deque(maxlen=50)  # latest jobs, with the server
         self.outcomes: dict[tuple[int, int], str] = {}  # acknowledged, by job and attempt
         self.statuses: Counter[int] = Counter()  # of requests
@@ -153,24 +152,24 @@ class Load:
                 with self._guard:
                     jobs = [job for job, taken_by in self._taken if taken_by != url]
                 if jobs:
-                    self._read_until_seen(client, url, chance.choice(jobs))
+                    self._read_once(client, url, chance.choice(jobs))
 
-    def _read_until_seen(self, client: httpx.Client, url: str, job: int) -> None:
-        deadline = time.monotonic() + SEEN_SECONDS_MAX
-        told = ""
-        while time.monotonic() < deadline:
+    def _read_once(self, client: httpx.Client, url: str, job: int) -> None:
+        """Read a job. It may be refused for now, but has to be known."""
+        while not self._stopping.is_set():
             try:
                 answer = client.get(f"/v1/jobs/{job}")
             except httpx.TransportError as error:
-                told = str(error)
-            else:
-                if answer.is_success:
-                    with self._guard:
-                        self.seen[url] += 1
-                    return
-                told = answer.text
-            time.sleep(0.02)
-        self.unseen.append(f"job {job}: {told}")
+                self.unseen.append(f"job {job}: {error}")
+                return
+            if answer.is_success:
+                with self._guard:
+                    self.seen[url] += 1
+                return
+            if answer.status_code not in UNCLEAR:
+                self.unseen.append(f"job {job}: {answer.text}")
+                return
+            self._stopping.wait(0.2)
 
     def _ask(self, client: httpx.Client, path: str, body: object) -> httpx.Response | None:
         with suppress(httpx.TransportError):

@@ -72,6 +72,11 @@ class Node(MariaDB):
             options = f"gmcast.isolate={int(is_isolated)}"
             cursor.execute(f"SET GLOBAL wsrep_provider_options = '{options}'")
 
+    def wait_for_others(self) -> None:
+        """Let reads of new connections wait for what was committed on other nodes before."""
+        with self.connect() as connection, connection.cursor() as cursor:
+            cursor.execute("SET GLOBAL wsrep_sync_wait = 1")
+
     def environment(self) -> dict[str, str]:
         scripts = _FOLDER / "root" / "usr" / "bin"  # of state transfers
         return os.environ | {"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:{scripts}"}
