@@ -208,6 +208,8 @@ class MariaDB(DatabaseServer):
         if self.is_mysql:  # that takes seconds, so once a process
             template = str(_mysql_template(*self._server()))
             _run(["cp", "--archive", "--sparse=always", template, str(data)], is_root=True)
+            # It has the server's UUID: a replica takes nothing from a server that has its own.
+            (data / "auto.cnf").unlink(missing_ok=True)
             return
         if self._program is not None:
             other = self._program.with_name("mariadb-install-db")
