@@ -37,11 +37,11 @@ def main() -> int:
                 failed.append(name)
             else:
                 measured[name] = figures
-                print(aligned(table([(name, one) for one in figures])), flush=True)
+                print(aligned(table({name: figures})), flush=True)
         circumstances = Circumstances(
             today(), machine(), versions(site.servers), is_quick=site.quick
         )
-    print(f"\n{aligned(table([(name, one) for name in measured for one in measured[name]]))}\n")
+    print(f"\n{aligned(table(measured))}\n")
     print(f"{circumstances.machine}\n{', '.join(circumstances.versions)}")
     print(f"{time.monotonic() - started:.0f} s in all")
     if not_there := [name for name in NAMES if name not in present()]:

@@ -9,7 +9,7 @@ from msgspec import Struct
 R = TypeVar("R")
 
 
-class Limit(Struct, frozen=True, omit_defaults=True):
+class Limit(Struct, frozen=True):
     """The limit of a figure, measured in the same run, in the figure's unit."""
 
     value: float

@@ -2,7 +2,7 @@
 until it is run again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -35,9 +35,9 @@ class Section(Struct, frozen=True):
     figures: tuple[Figure, ...]
 
 
-def table(figures: Sequence[tuple[str, Figure]]) -> list[tuple[str, ...]]:
-    """Headings and rows as text, for figures with their benchmark's name."""
-    return [_HEADINGS, *(_row(name, figure) for name, figure in figures)]
+def table(figures: Mapping[str, Sequence[Figure]]) -> list[tuple[str, ...]]:
+    """Headings and rows as text, for figures by benchmark."""
+    return [_HEADINGS, *(_row(name, one) for name, some in figures.items() for one in some)]
 
 
 def aligned(rows: Sequence[tuple[str, ...]]) -> str:
@@ -57,15 +57,12 @@ def write(folder: Path, measured: Sequence[Section]) -> None:
     by_name = {section.name: section for section in [*earlier, *measured]}
     sections = [by_name[name] for name in NAMES if name in by_name]
     kept.write_bytes(msgspec.json.format(msgspec.json.encode(sections)) + b"\n")
-    figures = {section.name: section.figures for section in sections}
-    (folder / "benchmarks.svg").write_text(plot(figures))
+    (folder / "benchmarks.svg").write_text(plot(_figures(sections)))
     (folder / "benchmarks.md").write_text(_document(sections))
 
 
 def _document(sections: Sequence[Section]) -> str:
-    headings, *rows = table(
-        [(section.name, figure) for section in sections for figure in section.figures]
-    )
+    headings, *rows = table(_figures(sections))
     lines = [headings, ("---", "---:", "---", "---:", "---:", "---", "---"), *rows]
     explanations = "\n".join(
         f"### `{section.name}`\n\n{section.explanation.strip()}\n" for section in sections
@@ -81,6 +78,10 @@ def _document(sections: Sequence[Section]) -> str:
         + "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
         + f"\n\n## What each figure is held against\n\n{explanations}"
     )
+
+
+def _figures(sections: Sequence[Section]) -> dict[str, Sequence[Figure]]:
+    return {section.name: section.figures for section in sections}
 
 
 def _runs(sections: Sequence[Section]) -> list[list[Section]]:
