@@ -22,7 +22,7 @@ MAKE = ["make", "--no-print-directory", "--assume-old=.venv/.runnable"]
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """Run it with a database file of the test's own."""
-    outer = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
+    outer = {"MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "ARGS"}
     return {
         name: value for name, value in without_settings(os.environ).items() if name not in outer
     } | {"FAIRLOG_DATABASE_URL": f"sqlite:///{tmp_path / 'fairlog.db'}"}
