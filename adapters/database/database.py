@@ -141,8 +141,7 @@ class Database:
         self._readers_dropped = now
         if leaves_host and self.hosts is not None:
             self.hosts.leave()
-        else:
-            self._reading.dispose()
+        self._reading.dispose()
 
     def _drop_connections(self) -> None:
         """Close all connections that are not in use: they lead to another host."""

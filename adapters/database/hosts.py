@@ -34,16 +34,17 @@ class Hosts:
         self.switches = 0
         self._switched = switched
         self._current = 0
+        self._is_left = False  # the next connection begins with the next host
         self._lock = threading.Lock()
 
     @property
     def current(self) -> str:
-        """The host that new connections go to, with its port."""
+        """The host in use, with its port."""
         return self.names[self._current]
 
     def leave(self) -> None:
-        """Use the next host: the current one lacks events that are known."""
-        self._switch(self._current, (self._current + 1) % len(self._addresses), "It lacks events.")
+        """Use the next host that can be used: the current one lacks events that are known."""
+        self._is_left = True
 
     def use(self, name: str, why: str) -> None:
         """Use the host of this name."""
@@ -55,11 +56,25 @@ class Hosts:
         If none can be written, one that can be read is used. Raises the driver's error if there is
         none either.
         """
-        first, why = self._current, ""
+        before, is_left = self._current, self._is_left
+        self._is_left = False
+        number, connection, why = self._open_next(before, open_connection, is_left=is_left)
+        if number != before:
+            self._switch(before, number, why)
+        if number != self._current:  # another thread has changed it meanwhile
+            _close(connection)
+            return self.connect(open_connection)
+        return connection
+
+    def _open_next(
+        self, current: int, open_connection: Callable[[str, int], C], *, is_left: bool
+    ) -> tuple[int, C, str]:
+        """Return a host's number, a connection to it, and why it is not the one before."""
+        why = "It lacks events." if is_left else ""
         readable: tuple[int, C] | None = None
         failed: Exception | None = None
         for step in range(len(self._addresses)):
-            number = (first + step) % len(self._addresses)
+            number = (current + is_left + step) % len(self._addresses)
             try:
                 connection = open_connection(*self._addresses[number])
                 is_read_only = _is_read_only(connection)
@@ -70,8 +85,7 @@ class Hosts:
             if not is_read_only:
                 if readable is not None:
                     _close(readable[1])
-                self._switch(first, number, why)
-                return connection
+                return number, connection, why
             why = why or "It is read-only."
             if readable is None:
                 readable = (number, connection)
@@ -80,8 +94,7 @@ class Hosts:
         if readable is None:
             assert failed is not None
             raise failed
-        self._switch(first, readable[0], why)
-        return readable[1]
+        return *readable, why
 
     def _switch(self, before: int, number: int, why: str) -> None:
         with self._lock:

@@ -109,6 +109,7 @@ class Transactions:
         self._policy = policy
         self._is_followed = is_followed
         self._connection: Connection | None = None
+        self._host_switches = 0  # when it was opened
         self._head_version: int | None = None
         self.known_end = KnownEnd(log)
 
@@ -405,8 +406,12 @@ class Transactions:
         return self._log.hash_at(connection, doubt.head.position) == doubt.head.hash
 
     def _connect(self) -> Connection:
+        hosts = self._database.hosts
+        if hosts is not None and hosts.switches != self._host_switches:
+            self.disconnect()  # another thread uses another host now
         if self._connection is None:
             self._connection = self._database.connect_writer()
+            self._host_switches = 0 if hosts is None else hosts.switches
         return self._connection
 
 

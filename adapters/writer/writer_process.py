@@ -310,7 +310,8 @@ class WriterProcess:
         self.stats.restarts = self._restarts.total
         if response.known is not None:
             self._known = response.known
-        if response.host is not None and response.host != self._host:
+        # With each sign of life, too: the server may have left the host meanwhile.
+        if response.host is not None and (response.host != self._host or not response.outcomes):
             self._host = response.host
             with errors_logged():
                 self.host_changed(response.host)

@@ -11,12 +11,17 @@ from adapters.database import database as module
 from adapters.database.database import Database
 from adapters.doctor import Level
 from adapters.settings import Settings
+from domain.decisions.answers import ProjectionsSaved, Submitted
+from domain.language.commands import SaveProjections
 from domain.language.errors import LogUnavailable
 from entrypoints.composition import compose
 from entrypoints.use_cases.diagnosis import diagnose
 from tests.integration.database.test_switch_over import prepared
+from tests.support.core import do
+from tests.support.core import service as core_service
 from tests.support.mariadb import MariaDB
 from tests.support.server import AppServer, FairlogServer
+from tests.support.stories import submit
 from tests.support.waiting import wait_until
 
 NAME = "fairlog_hosts"
@@ -87,6 +92,38 @@ def test_a_host_that_has_become_read_only_is_left_and_reads_leave_it_too(
     wait_until(lambda: reader() == two.port, "reads leave it")
     one.set_read_only(is_read_only=False)
     assert reader() == two.port
+
+
+def test_a_host_that_lacks_events_is_left_only_for_one_that_can_be_used(
+    servers: list[MariaDB], database: Database
+) -> None:
+    one, two = servers
+    assert database.hosts is not None
+    assert ports(database) == (one.port, one.port)
+    two.kill()
+    database.drop_readers(leaves_host=True)
+    assert ports(database) == (one.port, one.port)
+    assert database.hosts.switches == 0
+    two.start()
+    database.hosts.leave()
+    with database.write() as writer:
+        assert writer.exec_driver_sql("SELECT @@port").scalar_one() == one.port  # from the pool
+    database.writing_engine.dispose()
+    with database.write() as writer:
+        assert writer.exec_driver_sql("SELECT @@port").scalar_one() == two.port
+    assert ports(database) == (two.port, two.port)
+
+
+def test_the_writer_follows_when_another_thread_uses_another_host(servers: list[MariaDB]) -> None:
+    for server in servers:
+        prepared(url_of([server]))
+    with core_service(url_of(servers)) as fairlog:
+        do(fairlog, SaveProjections(), ProjectionsSaved)  # so it is connected
+        assert fairlog.database.hosts is not None
+        fairlog.database.hosts.use(f"127.0.0.1:{servers[1].port}", "The test says so.")
+        do(fairlog, submit(), Submitted)
+    with closing(compose(Settings(database_url=url_of(servers[1:])))) as fairlog:
+        assert fairlog.read_now(fairlog.log.position) == 2
 
 
 def test_where_all_are_read_only_they_are_read(servers: list[MariaDB], database: Database) -> None:
