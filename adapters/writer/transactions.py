@@ -120,11 +120,12 @@ class Transactions:
         commands must be the same; that batch is returned if it was carried out.
         """
         try:
-            return self._write(commands, saves=saves)
-        except (OutboxLocked, OutboxUnavailable) as error:  # the other commands go on without it
-            return self._write(commands, without_traceback(error), saves=saves)
+            try:
+                return self._write(commands, saves=saves)
+            except (OutboxLocked, OutboxUnavailable) as error:  # the others go on without it
+                return self._write(commands, without_traceback(error), saves=saves)
         except EventsLost:
-            self._leave_host()
+            self._handle_loss()
             raise
 
     def probe(self, commands: Sequence[Command]) -> None:
@@ -134,9 +135,8 @@ class Transactions:
         """
         try:
             self._probe(commands)
-        except EventsLost:  # it has lasted for longer than a node lags
-            self._report_loss()
-            self._leave_host()
+        except EventsLost:
+            self._handle_loss()
             raise
 
     def _probe(self, commands: Sequence[Command]) -> None:
@@ -211,6 +211,7 @@ class Transactions:
                 self._check_end(connection, head)
             if (written := self._written_before(connection, commands)) is not None:
                 transaction.rollback()
+                self.known_end.note(head, written.recorded)
                 return written
             self._database.check_in_place(connection)
             self._refresh_projections(connection, head)
@@ -371,19 +372,16 @@ class Transactions:
             self._head_version = None  # so that the projections are read again
             self._log.forget()
 
-    def _report_loss(self) -> None:
-        """Report what is lost, in the database that lacks it."""
+    def _handle_loss(self) -> None:
+        """Report what is lost, in the database that lacks it, if it is certain by now. Let the next
+        try be on another host if there are several.
+        """
         connection = self._connection
-        if connection is not None:
+        if connection is not None and self.known_end.is_report_due():
             try:
-                with connection.begin():
-                    self._log.lock_head(connection)
-                    self.known_end.report(connection)
+                self.known_end.report(connection)
             except (SQLAlchemyError, LogUnavailable) as error:  # a replica that nobody has promoted
                 _log.warning("loss_not_reported", reason=reason_of(error))
-
-    def _leave_host(self) -> None:
-        """Let the next try be on another host if there are several."""
         if self._database.hosts is not None:
             self._database.hosts.leave()
 

@@ -648,9 +648,9 @@ class EventsLost(LogUnavailable):
     def __init__(self, position: int, known: int) -> None:
         """`position` is the end of the log, `known` the latest event that was known."""
         what = (
-            f"ends at event {position}, and does not have event {known} that this server knows"
+            f"ends at event {position}, and does not have event {known}, which a server knows"
             if position < known
-            else f"has another event {known} than the one that this server knows"
+            else f"has another event {known} than this server knows"
         )
         how = (
             f"until an operator gives them up with `fairlog accept-loss --at {position}`"

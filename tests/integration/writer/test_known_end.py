@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 import pytest
 from msgspec.structs import replace
+from sqlalchemy import event
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import OperationalError
 
 from adapters.log import lost_events
 from adapters.log.lost_events import LostEvents
@@ -15,9 +17,10 @@ from domain.language.errors import EventsLost, MoreLost
 from domain.language.events import EventLost, Recorded
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.losses import accept_loss, reported_loss
-from tests.support.core import do, service
+from tests.support.core import do, put, service, writer_of
 from tests.support.given import NOW
 from tests.support.stories import ALICE, BOB, admitted, submit
+from tests.support.waiting import wait_until
 
 OTHER_HASH = bytes(32)
 
@@ -107,3 +110,54 @@ def test_numbers_are_given_again_where_the_operator_says_so(database_url: str) -
         loss = reported_loss(fairlog)
         assert accept_loss(fairlog, loss, loss.at, gives_numbers_again=True) == 3
         assert do(fairlog, submit(BOB), Submitted).job.id == 5
+
+
+def test_a_writer_that_is_never_idle_reports_a_loss(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known_end, "LAG_SECONDS_MAX", 0.2)
+    with service(database_url) as fairlog:
+        do(fairlog, submit(), Submitted)
+        writer_of(fairlog).known_end.latest = KnownEvent(9, OTHER_HASH)
+
+        def is_reported() -> bool:
+            put(fairlog, *[submit(payload=number) for number in range(20)])  # some always wait
+            return reported_loss(fairlog).known == 9
+
+        wait_until(is_reported, "it is reported")
+
+
+def test_what_a_node_lags_behind_is_not_reported_at_first_sight(database_url: str) -> None:
+    with service(database_url) as fairlog:
+        do(fairlog, submit(), Submitted)
+        end = KnownEnd(fairlog.log)
+        assert check(fairlog, end) is True
+        here, end.latest = end.latest, KnownEvent(9, OTHER_HASH)
+        with pytest.raises(EventsLost):
+            check(fairlog, end)
+        assert not end.is_report_due()
+        end.latest = here
+        assert check(fairlog, end) is True  # it has caught up: what is missing later, is so anew
+
+
+def test_a_report_that_was_not_committed_or_is_gone_is_made_again(database_url: str) -> None:
+    def fail(connection: Connection) -> None:
+        connection.connection.rollback()
+        raise OperationalError("COMMIT", None, Exception("the transaction was rolled back"))
+
+    with service(database_url) as fairlog:
+        do(fairlog, submit(), Submitted)
+        end = KnownEnd(fairlog.log)
+        end.latest = KnownEvent(9, OTHER_HASH)
+        with fairlog.database.connect_writer() as connection:
+            event.listen(connection, "commit", fail)
+            with pytest.raises(OperationalError):
+                end.report(connection)
+            event.remove(connection, "commit", fail)
+        for _ in range(2):
+            assert reported_loss(fairlog).known == 2
+            with fairlog.database.connect_writer() as connection:
+                end.report(connection)
+                end.report(connection)
+            assert reported_loss(fairlog).known == 9
+            in_transaction(fairlog, lost_events.clear_reports)
