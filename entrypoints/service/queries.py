@@ -168,9 +168,14 @@ class Queries:
         position, saved = self.log.saved(connection)
         if position < written:
             raise LogIsBehind(position, written)
-        if saved == position or self.save_rows(connection):
+        if saved == position:
             return range(0)
-        return range(saved + 1, position + 1)
+        if not self.save_rows(connection):
+            return range(saved + 1, position + 1)
+        _, saved = self.log.saved(connection)
+        if saved < position:
+            raise LogIsBehind(saved, position)
+        return range(0)
 
     def current_jobs(self, connection: Connection, job_ids: Sequence[JobId]) -> dict[JobId, Job]:
         """Return those of the jobs that exist, as they are after all that was written before.

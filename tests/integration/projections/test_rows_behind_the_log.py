@@ -19,7 +19,7 @@ from adapters.writer import transactions, writer
 from domain.decisions.answers import Claimed, JobUpdated, LimitsSet, ProjectionsSaved, Submitted
 from domain.jobs.job import Job, State
 from domain.language.commands import CancelJob, ChangeLimit, SaveProjections
-from domain.language.errors import UnknownJob
+from domain.language.errors import LogIsBehind, UnknownJob
 from domain.language.events import Scope
 from domain.language.identifiers import JobId
 from entrypoints.composition import compose, rebuild_projections
@@ -403,3 +403,14 @@ def test_after_a_kill_at_any_moment_the_rows_are_what_the_log_gives(database_url
             position, saved = stands_at(fairlog)
             assert position == saved
             assert_verified(fairlog)
+
+
+def test_rows_that_another_server_has_saved_are_not_read_as_if_they_were_here(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server that is read lags behind the one that is written to."""
+    with service(database_url) as fairlog:
+        do(fairlog, submit(), Submitted)
+        monkeypatch.setattr(fairlog, "save_rows", lambda _: True)
+        with pytest.raises(LogIsBehind):
+            fairlog.read_now(fairlog.require_rows)
