@@ -87,7 +87,7 @@ from entrypoints.service.payloads import Payloads
 from entrypoints.service.queries import Queries
 from entrypoints.service.sessions import Sessions
 from entrypoints.service.slices import Slices
-from entrypoints.service.submission_limiter import SubmissionLimiter
+from entrypoints.service.submission_limiter import MAKE_ROOM, SubmissionLimiter
 from entrypoints.service.views import (
     ClaimedJob,
     JobView,
@@ -219,7 +219,10 @@ class Fairlog(Queries):
         return await self.read(self.with_saved_rows(query))
 
     async def _latest_limit_change(self) -> int:
-        return await self.read(lambda connection: latest_position(connection, "LimitChanged"))
+        """Return the position of the latest event by which a used up window may have room again."""
+        return await self.read(
+            lambda connection: max(latest_position(connection, name) for name in MAKE_ROOM)
+        )
 
     async def _read_events(self, wanted: EventFilter, after: int, limit: int) -> list[StoredEvent]:
         read = self.read_long if wanted.may_match_little else self.read

@@ -18,13 +18,15 @@ from domain.decisions.batch import Outcome
 from domain.decisions.ports import Clock
 from domain.language.commands import Caller, ReportRefusals, RetryJob, SubmitJob
 from domain.language.errors import FairlogError, RateLimited, fresh_copy
-from domain.language.events import LimitChanged
+from domain.language.events import LimitChanged, LossAccepted
 from domain.language.identifiers import UserId
 from domain.language.moments import to_micros
 from domain.limits.refusal_cache import RefusalCache
 from entrypoints.feeds.log_watcher import LogWatcher
 
-_INVALIDATES_THE_CACHE: Final = {LimitChanged.__name__}
+# Events after which a window that was used up may have room: other limits hold, or submissions that
+# had used it are lost.
+MAKE_ROOM: Final = frozenset({LimitChanged.__name__, LossAccepted.__name__})
 # Between two rounds of reports, give or take a fifth. A refusal waits at most this long, and then
 # for the writer, which takes reports before all other commands. It never waits for another round.
 REPORT_SECONDS: Final = 0.45
@@ -111,11 +113,11 @@ class SubmissionLimiter:
         return await self.decide(command)
 
     def batch_written(self, batch: BatchWritten) -> None:
-        """Clear the cache after a limit change, before its caller has the answer.
+        """Clear the cache after a change of limits, before its caller has the answer.
 
         Called in the writer's thread.
         """
-        if batch.has_any(_INVALIDATES_THE_CACHE):
+        if batch.has_any(MAKE_ROOM):
             self._changes += 1
             self._cache.clear()
 
@@ -145,7 +147,9 @@ class SubmissionLimiter:
         self._recent.append((self._tick(), reports))
 
     async def watch_limits(self) -> None:
-        """Clear the cache if another process changed a limit. Reads nothing while it is empty."""
+        """Clear the cache if another process changed a limit, or accepted a loss. Reads nothing
+        while it is empty.
+        """
         if self._cache.has_any:
             await self._others.wait_beyond(self._read_up_to, RECHECK_SECONDS)
             others = self._others.value

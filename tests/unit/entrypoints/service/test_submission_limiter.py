@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
+from adapters.writer.write_path import BatchWritten
 from domain.decisions.answers import Answer, RefusalsRecorded
 from domain.decisions.batch import Outcome
 from domain.language.commands import ReportRefusals, RetryJob, SubmitJob
@@ -189,3 +190,13 @@ def test_a_limit_changed_by_another_process_clears_the_cache_while_a_report_is_u
         await report
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("name", ["LimitChanged", "LossAccepted"])
+def test_a_window_that_may_have_room_again_is_asked_for_in_the_log(name: str) -> None:
+    async def story(limiter: SubmissionLimiter, _: Log) -> None:
+        assert limiter.refuse(USERS[0]) is not None
+        limiter.batch_written(BatchWritten(9, 1, 0.0, {(name, ""): 1}, {}))
+        assert limiter.refuse(USERS[0]) is None
+
+    play(story)
