@@ -178,7 +178,13 @@ class RetryingWriter:
         )
 
     def _isolate(self, batch: Sequence[Pending], error: Exception, deadline: float) -> None:
-        """Halve a refused batch until the command that the database refuses is alone."""
+        """Halve a refused batch until the command that the database refuses is alone.
+
+        Not if an earlier try of it may be on disk: that is found by the commands of all.
+        """
+        if self._transactions.may_be_written:
+            self._fail(batch, LogUnavailable(f"{explained(error)} {_SEND_AGAIN}"))
+            return
         if len(batch) > 1 and time.monotonic() < deadline:
             middle = len(batch) // 2
             self._process(batch[:middle], deadline, is_part=True)

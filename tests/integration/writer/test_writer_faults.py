@@ -12,6 +12,7 @@ from sqlalchemy import make_url
 
 from adapters.log.event_log import Appended, SqlEventLog
 from adapters.log.tables import bodies, events, log_head
+from adapters.writer.transactions import Transactions
 from domain.decisions.answers import Claimed, JobUpdated, Submitted
 from domain.decisions.write_model import WriteModel
 from domain.language.errors import FairlogError, LogUnavailable
@@ -335,6 +336,18 @@ def test_a_refusal_of_whatever_is_written_is_told_to_all_and_blamed_on_no_comman
         connection.exec_driver_sql("DROP TRIGGER strange")
     wait_until(lambda: reason(fairlog) is None, "it finds out by itself")
     assert_goes_on(fairlog)
+
+
+def test_a_batch_that_may_be_on_disk_is_never_tried_in_parts(
+    fairlog: Fairlog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a commit without an answer, which another node of a cluster may have."""
+    do(fairlog, submit(payload=0), Submitted)
+    with fairlog.database.write() as connection:
+        refuse(connection, "bodies", "LENGTH(NEW.body) > 20")
+    monkeypatch.setattr(Transactions, "may_be_written", True)
+    told = unavailable(fairlog, submit(payload="x" * 30), submit(payload="short"))
+    assert not told.nothing_was_recorded
 
 
 def test_claims_that_are_refused_are_told_while_submissions_go_well(fairlog: Fairlog) -> None:
