@@ -269,6 +269,16 @@ class WriterProcess:
 
     async def _restart(self, lived_seconds: float) -> None:
         """Start the process again, as often as that makes sense; else let the server end."""
+        try:
+            await self._start_until_it_lives(lived_seconds)
+        except Exception as error:  # noqa: BLE001 (for lack of threads, say)
+            _log.error("writer_not_started", reason=reason_of(error), exc_info=error)
+            self.fatal = FairlogError(
+                "The writer process cannot be started. Start the server again."
+            )
+            self._calls.fail_all(self._ended())
+
+    async def _start_until_it_lives(self, lived_seconds: float) -> None:
         code = await asyncio.to_thread(self._reap)
         while (pause := self._restarts.next_pause(lived_seconds)) is not None:
             _log.error("writer_ended", exit_code=code, starts_again_in_seconds=pause)

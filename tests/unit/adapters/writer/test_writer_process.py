@@ -213,3 +213,21 @@ def test_the_writer_s_socket_works_again_once_there_is_memory_for_a_frame(
     )
     assert part.failures == 1
     assert part.trouble() is None
+
+
+def test_a_server_ends_when_its_writer_cannot_be_started_at_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_thread(_: WriterProcess) -> int:
+        raise RuntimeError("can't start new thread")
+
+    async def ask(writer: WriterProcess) -> None:
+        monkeypatch.setattr(WriterProcess, "_reap", no_thread)
+        await writer.attach()
+        with pytest.raises(LogUnavailable):
+            await writer.execute(submit())
+        assert writer._restarting is not None
+        await writer._restarting
+        assert "cannot be started" in str(writer.fatal)
+
+    run_with("raise SystemExit(3)", ask)
