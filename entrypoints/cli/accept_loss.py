@@ -1,6 +1,7 @@
 """`fairlog accept-loss`: lets the service go on with a log that has lost its end."""
 
 from collections import Counter
+from typing import Final
 
 import rich_click as click
 from click.exceptions import UsageError
@@ -12,9 +13,21 @@ from entrypoints.cli.output import counted, echo, examples
 from entrypoints.cli.session import database_url_option, open_log
 from entrypoints.use_cases.losses import accept_loss, reported_loss
 
-_USERS_SHOWN_MAX = 10
-# Lost events of which nobody hears by another answer.
-_UNDONE_SILENTLY = frozenset({"KeyRevoked", "KeyRotated", "BodiesErased", "LimitChanged"})
+_USERS_SHOWN_MAX: Final = 10
+_DO_AGAIN: Final = (
+    "What was decided in lost events holds no longer: keys that were revoked are valid again, "
+    "bodies that were erased are back, and limits, plans, schedules and callbacks are as they were "
+    "before. Do it again."
+)
+# Decisions of operators and users that hold no longer once these events are lost, although nothing
+# else will show it.
+_UNDONE_SILENTLY: Final = frozenset(
+    {
+        *("KeyRevoked", "KeyRotated", "BodiesErased", "LimitChanged", "PlanDeleted"),
+        *("ScheduleSet", "ScheduleDeleted"),
+        *("CallbackSet", "CallbackDeleted", "CallbackSecretRotated"),
+    }
+)
 
 
 @click.command(
@@ -55,7 +68,7 @@ def accept_lost_end(
         if at is None:
             if known is not None or forget:
                 raise UsageError("Give --at, too.")
-            _show(loss)
+            _show(loss, loss.known)
             return
         if at != loss.at:
             raise LossElsewhere(loss.at, at)
@@ -69,7 +82,7 @@ def accept_lost_end(
                 "No server has reported a loss, so nothing was accepted. If events are lost all "
                 "the same, name the latest one that is known with --known."
             )
-        _show(loss)
+        _show(loss, max(loss.known, up_to), may_be_more=forget)
         fairlog.writer.start()
         position = accept_loss(fairlog, loss, up_to, gives_numbers_again=forget)
         next_ = "Start the servers again." if forget else "Running servers go on within seconds."
@@ -77,26 +90,25 @@ def accept_lost_end(
         echo(f"Accepted with event {position}: {taken} not given again. {next_}")
 
 
-def _show(loss: LostEvents) -> None:
-    if loss.known == loss.at:
-        echo(f"The log ends at event {loss.at}. No server has reported that events are lost.")
-        return
-    lost = loss.known - loss.at
-    after = counted(lost, "event after it is lost", "events after it are lost")
-    echo(f"The log ends at event {loss.at}, and {after}:")
+def _show(loss: LostEvents, up_to: int, *, may_be_more: bool = False) -> None:
+    """Show what is known of the events that are lost up to a position, or beyond it."""
+    lost = up_to - loss.at
     types = Counter(one.lost_type for one in loss.by_position.values())
-    for name, count in types.most_common():
-        echo(f"  {count:>8,}  {name}")
-    if unknown := lost - len(loss.by_position):
-        echo(f"  {unknown:>8,}  of which only the position is known")
+    unknown = lost - len(loss.by_position)
+    if lost:
+        after = counted(lost, "event after it is lost", "events after it are lost")
+        echo(f"The log ends at event {loss.at}, and {after}:")
+        for name, count in types.most_common():
+            echo(f"  {count:>8,}  {name}")
+        if unknown:
+            echo(f"  {unknown:>8,}  of which only the position is known")
+    else:
+        echo(f"The log ends at event {loss.at}. No server has reported that events are lost.")
+    if types.keys() & _UNDONE_SILENTLY or unknown or may_be_more:
+        echo(_DO_AGAIN)
     submitted = Counter(
         one.user_id for one in loss.by_position.values() if one.lost_type == "JobSubmitted"
     )
-    if types.keys() & _UNDONE_SILENTLY or len(loss.by_position) < lost:
-        echo(
-            "Keys that were revoked, bodies that were erased and limits that were set in these "
-            "events are as before: do it again."
-        )
     if submitted:
         shown = ", ".join(
             f"{user} ({count})" for user, count in submitted.most_common(_USERS_SHOWN_MAX)
