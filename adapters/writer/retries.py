@@ -24,7 +24,8 @@ from adapters.database.faults import (
 )
 from adapters.supervision import Part, reason_of
 from adapters.writer.command_queue import CommandQueue, Pending, body_bytes
-from adapters.writer.transactions import Transactions, WrittenBatch
+from adapters.writer.commits_in_doubt import WrittenBatch
+from adapters.writer.transactions import Transactions
 from adapters.writer.write_path import WriterStats
 from domain.decisions.batch import Outcome
 from domain.language.bodies import body_of
@@ -168,7 +169,7 @@ class RetryingWriter:
 
     def _fail(self, batch: Sequence[Pending], error: LogUnavailable) -> None:
         """Give a batch an error that any other would have, too."""
-        error.nothing_was_recorded = not self._transactions.may_be_written
+        error.nothing_was_recorded = not self._transactions.in_doubt.has_any
         self._note_failed(batch, str(error).removesuffix(f" {_SEND_AGAIN}"))
         self._answer(batch, [error] * len(batch))
         # Commands that wait would have to wait as long again: they fail now.
@@ -182,7 +183,7 @@ class RetryingWriter:
 
         Not if an earlier try of it may be on disk: that is found by the commands of all.
         """
-        if self._transactions.may_be_written:
+        if self._transactions.in_doubt.has_any:
             self._fail(batch, LogUnavailable(f"{explained(error)} {_SEND_AGAIN}"))
             return
         if len(batch) > 1 and time.monotonic() < deadline:
@@ -205,7 +206,7 @@ class RetryingWriter:
         self._answer(batch, [unavailable] * len(batch))
 
     def _answer(self, batch: Sequence[Pending], outcomes: Sequence[Outcome]) -> None:
-        self._transactions.settle()
+        self._transactions.in_doubt.forget()
         self._queue.resolve(batch, outcomes)
 
     def _write_until(
@@ -260,7 +261,7 @@ class RetryingWriter:
             self._transactions.disconnect()
         if isinstance(error, LogTooNew | LogFileReplaced):
             raise error
-        if self._transactions.in_doubt is not None:
+        if self._transactions.in_doubt.latest is not None:
             return deadline
         if not is_part and (found := self._refusal_of_all(error)):
             raise LogUnavailable(f"{found} {_SEND_AGAIN}") from error

@@ -7,10 +7,10 @@ the next transaction looks whether it was carried out.
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import structlog
-from msgspec import Struct
 from msgspec.structs import replace
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,9 +21,10 @@ from adapters.log import archived, lost_events
 from adapters.log.event_log import SqlEventLog
 from adapters.log.outbox import OutboxLocked, SqlOutbox
 from adapters.supervision import reason_of
+from adapters.writer.commits_in_doubt import CommitsInDoubt, WrittenBatch
 from adapters.writer.known_end import KnownEnd
 from domain.decisions.answers import OutboxTaken
-from domain.decisions.batch import Batch, Outcome
+from domain.decisions.batch import Batch
 from domain.decisions.ports import Head, Projections
 from domain.decisions.write_model import RequiredRows, WriteModel
 from domain.jobs.archive import needs_segments
@@ -56,19 +57,6 @@ UNSAVED_EVENTS_MAX: Final = 4_000
 _log = structlog.get_logger()
 
 
-class WrittenBatch(Struct, frozen=True):
-    """A batch that was decided. One with events is in doubt until its COMMIT is answered; one
-    without is decided again after an error.
-    """
-
-    head: Head  # after the batch
-    recorded: Sequence[Recorded]
-    leaves: Sequence[Leaf]
-    outcomes: list[Outcome]
-    model: WriteModel
-    has_changed_rows: bool  # so there is something to commit, even without events
-
-
 class _Append:
     """The events of a transaction, which are sent to the database while more are decided."""
 
@@ -95,10 +83,7 @@ class Transactions:
         is_followed: Callable[[], bool],
     ) -> None:
         """`is_followed` returns True if the next transaction will begin at once."""
-        self.in_doubt: WrittenBatch | None = None
-        # Tries of the batch whose commits were in doubt, and which the log did not have when it was
-        # looked at, with their commands: a node that lags may have them later.
-        self._not_found: list[tuple[Sequence[Command], WrittenBatch]] = []
+        self.in_doubt = CommitsInDoubt()
         self.unsaved_since: float | None = None  # time.monotonic(); None: all rows are saved
         self._database = database
         self._log = log
@@ -166,19 +151,9 @@ class Transactions:
             transaction.rollback()
         return found
 
-    @property
-    def may_be_written(self) -> bool:
-        """True if a try of the current batch may be on disk, here or on another node."""
-        return self.in_doubt is not None or bool(self._not_found)
-
-    def settle(self) -> None:
-        """Note that the callers of the current batch have their outcomes."""
-        self.in_doubt = None
-        self._not_found.clear()
-
     def reset(self) -> None:
         """Abandon the current batch after an unknown error."""
-        self.settle()
+        self.in_doubt.forget()
         self._head_version = None
         self.disconnect()
 
@@ -209,7 +184,8 @@ class Transactions:
             # Who accepts a loss knows that events are missing.
             if not any(isinstance(one, AcceptLoss) for one in commands):
                 self._check_end(connection, head)
-            if (written := self._written_before(connection, commands)) is not None:
+            written = self.in_doubt.find(commands, partial(self._log.hash_at, connection))
+            if written is not None:
                 transaction.rollback()
                 self.known_end.note(head, written.recorded)
                 return written
@@ -223,7 +199,7 @@ class Transactions:
             )
             has_saved = self._projections.saved != head.saved
             if done.recorded:
-                self.in_doubt = done
+                self.in_doubt.latest = done
             elif not done.has_changed_rows:
                 transaction.rollback()
                 self._keep(done.model, has_saved=has_saved)
@@ -368,7 +344,7 @@ class Transactions:
         """Raise `EventsLost`; forget what was lost once an operator has accepted that."""
         if not self.known_end.check(connection, head):
             _log.warning("loss_accepted", position=head.position)
-            self.settle()
+            self.in_doubt.forget()
             self._head_version = None  # so that the projections are read again
             self._log.forget()
 
@@ -384,24 +360,6 @@ class Transactions:
                 _log.warning("loss_not_reported", reason=reason_of(error))
         if self._database.hosts is not None:
             self._database.hosts.leave()
-
-    def _written_before(
-        self, connection: Connection, commands: Sequence[Command]
-    ) -> WrittenBatch | None:
-        """Return the earlier try of these commands that the log has; None if it has none."""
-        if self.in_doubt is not None:
-            if self._was_written(connection, self.in_doubt):
-                return self.in_doubt
-            self._not_found.append((commands, self.in_doubt))
-            self.in_doubt = None
-        for tried, doubt in self._not_found:
-            if tried == commands and self._was_written(connection, doubt):
-                return doubt
-        return None
-
-    def _was_written(self, connection: Connection, doubt: WrittenBatch) -> bool:
-        """Compare hashes. A hash covers the whole log up to it, so equal means it is our batch."""
-        return self._log.hash_at(connection, doubt.head.position) == doubt.head.hash
 
     def _connect(self) -> Connection:
         hosts = self._database.hosts

@@ -20,9 +20,10 @@ from adapters.database.database import Database
 from adapters.log.event_log import SqlEventLog
 from adapters.supervision import Part, supervise
 from adapters.writer.command_queue import CommandQueue, Pending
+from adapters.writer.commits_in_doubt import WrittenBatch
 from adapters.writer.known_end import KnownEnd
 from adapters.writer.retries import FAILING_PROBE_SECONDS, RetryingWriter
-from adapters.writer.transactions import Transactions, WrittenBatch
+from adapters.writer.transactions import Transactions
 from adapters.writer.write_path import BatchWritten, Observer, WriterStats, errors_logged
 from domain.decisions.answers import Answer
 from domain.decisions.batch import Outcome

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from adapters.log.tables import log_head
 from adapters.writer import retries, transactions, writer
-from adapters.writer.transactions import Transactions
+from adapters.writer.commits_in_doubt import CommitsInDoubt
 from domain.decisions.answers import Claimed, JobsUpdated, JobUpdated, Submitted
 from domain.decisions.batch import Outcome
 from domain.jobs import life_cycle
@@ -350,7 +350,7 @@ def test_what_real_writers_do_is_allowed_and_a_changed_answer_is_not(database_ur
 @pytest.mark.parametrize(
     ("place", "rule"),
     [
-        (Transactions, "_written_before"),  # no look for a COMMIT whose outcome is unknown
+        (CommitsInDoubt, "find"),  # no look for a COMMIT whose outcome is unknown
         (life_cycle, "_require_current"),  # no fence
     ],
 )

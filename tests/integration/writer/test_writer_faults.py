@@ -12,7 +12,7 @@ from sqlalchemy import make_url
 
 from adapters.log.event_log import Appended, SqlEventLog
 from adapters.log.tables import bodies, events, log_head
-from adapters.writer.transactions import Transactions
+from adapters.writer.commits_in_doubt import CommitsInDoubt
 from domain.decisions.answers import Claimed, JobUpdated, Submitted
 from domain.decisions.write_model import WriteModel
 from domain.language.errors import FairlogError, LogUnavailable
@@ -345,7 +345,7 @@ def test_a_batch_that_may_be_on_disk_is_never_tried_in_parts(
     do(fairlog, submit(payload=0), Submitted)
     with fairlog.database.write() as connection:
         refuse(connection, "bodies", "LENGTH(NEW.body) > 20")
-    monkeypatch.setattr(Transactions, "may_be_written", True)
+    monkeypatch.setattr(CommitsInDoubt, "has_any", True)
     told = unavailable(fairlog, submit(payload="x" * 30), submit(payload="short"))
     assert not told.nothing_was_recorded
 
