@@ -4,8 +4,13 @@ While the same users of equal weights wait, no two of them differ by more than o
 claim for more jobs than there are users serves them in rounds. Order is by log position, never by
 time.
 
+For example, alice was served last at position 10, bob at 12, and carol joined the line at 15. Alice
+has three jobs, bob one and carol two. A claim for five jobs that are recorded from position 20 on
+starts those of alice (20), bob (21), carol (22), alice (23) and carol (24): each start puts its
+user behind those who wait.
+
 What all users share is not a matter of a user's place in line: a claim takes nothing from a queue
-whose kind or one of whose resources is paused, at its cap or beyond its throttle.
+whose kind or one of whose resources is paused, at its cap or beyond its throttle (`Capacity`).
 """
 
 import heapq
@@ -14,13 +19,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Final, NamedTuple
 
+from domain.fairness.capacity import Capacity
 from domain.fairness.known_line import Front, Unread, WaitingJob
-from domain.fairness.line import NO_JOBS, Line, Load
-from domain.fairness.queues import Lane, QueueName, kind_of, queue_of, resources_of
-from domain.fairness.start_limits import resumes_at, startable
+from domain.fairness.line import Line
+from domain.fairness.queues import Lane, QueueName, kind_of, queue_of
 from domain.fairness.strides import next_pass, order_of
-from domain.language.identifiers import Kind, ResourceName, UserId
-from domain.limits.limits import NONE, Limits, Subject
+from domain.language.identifiers import Kind, UserId
 
 USERS_PER_READ_MAX: Final = 250
 QUEUES_READ_AHEAD: Final = 100
@@ -91,18 +95,13 @@ class _ClaimView:
         assert line.known is not None, "claims are decided by this line"
         self._line = line
         self._known = line.known
-        self._now = now
         self._virtual_time = line.virtual_time
         self._passes: dict[UserId, int] = {}  # of users served by this claim
         self._runs: dict[UserId, int] = {}
         self._taken: dict[Lane, int] = {}
         self._lanes: dict[Lane, Iterator[WaitingJob]] = {}
         self._heads: dict[Lane, WaitingJob | None] = {}
-        # How many more jobs may start, of what was asked for so far.
-        self._free_kinds: dict[Kind, float] = {}
-        self._free_resources: dict[ResourceName, float] = {}
-        self._free_users: dict[UserId, float] = {}
-        self._free_user_kinds: dict[tuple[UserId, Kind], float] = {}
+        self._capacity = Capacity(line, now)
         self._kinds = set() if line.limits.everyone.paused else set(kinds)
         for kind in self._kinds:
             line.known.look_at(queue_of(kind, ()))
@@ -135,9 +134,9 @@ class _ClaimView:
         while self._front is not None and self._front[0] <= order:
             queue = self._front[1]
             self._front = next(self._fronts, None)
-            if not self._is_open(queue):
+            if not self._capacity.is_open(queue):
                 continue
-            if self._is_unlimited(queue):
+            if self._capacity.is_unlimited(queue):
                 self._unlimited.add(queue)
             horizon = self._known.horizon(queue)
             if horizon < math.inf:
@@ -145,7 +144,7 @@ class _ClaimView:
             self._add_next(queue, self._known.users_in_order(queue))
 
     def _add_next(self, queue: QueueName, users: Iterator[tuple[int, UserId]]) -> None:
-        if queue in self._unlimited or self._is_open(queue):
+        if queue in self._unlimited or self._capacity.is_open(queue):
             following = next(users, None)
             if following is not None:
                 heapq.heappush(self._users, (*following, queue, users))
@@ -156,7 +155,8 @@ class _ClaimView:
         """
         self._look_at_queues(order)
         horizons = self._horizons
-        while horizons and horizons[0][0] < order and not self._is_open(horizons[0][1]):
+        is_open = self._capacity.is_open
+        while horizons and horizons[0][0] < order and not is_open(horizons[0][1]):
             heapq.heappop(horizons)
         if not (horizons and horizons[0][0] < order):
             return frozenset()
@@ -165,7 +165,7 @@ class _ClaimView:
             self._look_at_queues(self._front[0])
         beyond = sum(horizon < order for horizon, _ in horizons)
         nearest = heapq.nsmallest(max(beyond, QUEUES_READ_AHEAD), horizons)
-        return frozenset(queue for _, queue in nearest if self._is_open(queue))
+        return frozenset(queue for _, queue in nearest if is_open(queue))
 
     def cut_lanes(self, users: Iterable[UserId], jobs_max: int) -> frozenset[Lane]:
         """Return the lanes of the first of these users whose next job is unread."""
@@ -178,7 +178,7 @@ class _ClaimView:
 
     def next_job(self, user_id: UserId) -> WaitingJob | _Unread | None:
         """Return the user's first job; None if none of their jobs may start."""
-        if self._user_startable(user_id) <= 0:
+        if self._capacity.of_user(user_id) <= 0:
             return None
         first: WaitingJob | None = None
         for lane in self._open_lanes(user_id):
@@ -199,41 +199,18 @@ class _ClaimView:
         del self._heads[lane]
         self._taken[lane] = self._taken.get(lane, 0) + 1
         runs = self._runs[user_id] = self._runs.get(user_id, 0) + 1
-        self._free_users[user_id] -= 1
-        self._free_kinds[job.kind] -= 1
-        if (user_id, job.kind) in self._free_user_kinds:
-            self._free_user_kinds[user_id, job.kind] -= 1
-        for resource in job.resources:
-            self._free_resources[resource] -= 1
+        self._capacity.take(job)
         pass_ = self._passes.get(user_id, user.pass_)
         self._virtual_time = max(self._virtual_time, pass_)
         weight = self._line.limits.of_user(user_id).weight
         pass_ = self._passes[user_id] = next_pass(self._virtual_time, weight)
-        has_more = user.waiting > runs and self._free_users[user_id] > 0
+        has_more = user.waiting > runs and self._capacity.of_user(user_id) > 0
         return order_of(pass_, position) if has_more else None
 
     def resumes_at(self) -> int | None:
         """Return when more may start because of the time: of a kind, a resource or a user."""
-        line, limits = self._line, self._line.limits
-        times = [
-            at
-            for kind, free in self._free_kinds.items()
-            if free <= 0 and (at := self._resumes_at(limits.of_kind(kind), line.kinds.get(kind)))
-        ]
-        times += [
-            at
-            for name, free in self._free_resources.items()
-            if free <= 0
-            and (at := self._resumes_at(limits.of_resource(name), line.resources.get(name)))
-        ]
-        if (at := self._known.next_resumption()) is not None:
-            times.append(at)
-        return min(times, default=None)
-
-    def _resumes_at(self, limits: Limits, load: Load | None) -> int | None:
-        if load is None or not load.waiting:
-            return None
-        return resumes_at(limits, load.running, self._now)
+        times = (self._capacity.resumes_at(), self._known.next_resumption())
+        return min((at for at in times if at is not None), default=None)
 
     def _open_lanes(self, user_id: UserId) -> Iterator[Lane]:
         """Yield the user's lanes that have more jobs which may start, as far as lanes tell."""
@@ -243,8 +220,11 @@ class _ClaimView:
             if (
                 load.waiting > self._taken.get(lane, 0)
                 and kind_of(queue) in self._kinds
-                and (queue in self._unlimited or self._is_open(queue))
-                and (limited_kinds is None or self._is_user_kind_open(user_id, kind_of(queue)))
+                and (queue in self._unlimited or self._capacity.is_open(queue))
+                and (
+                    limited_kinds is None
+                    or self._capacity.is_user_kind_open(user_id, kind_of(queue))
+                )
             ):
                 yield lane
 
@@ -257,52 +237,6 @@ class _ClaimView:
                 self._lanes[lane] = iter(()) if known is None else known.in_order(waiting)
             self._heads[lane] = next(self._lanes[lane], None)
         return self._heads[lane]
-
-    def _is_open(self, queue: QueueName) -> bool:
-        """Return True if a job may start by the limits of the kind and the resources."""
-        kind = kind_of(queue)
-        free = self._free_kinds.get(kind)
-        if free is None:
-            load = self._line.kinds.get(kind, NO_JOBS)
-            free = self._startable(Subject(kind=kind), self._line.limits.of_kind(kind), load)
-            self._free_kinds[kind] = free
-        return free > 0 and all(map(self._is_resource_free, resources_of(queue)))
-
-    def _is_unlimited(self, queue: QueueName) -> bool:
-        free = self._free_kinds[kind_of(queue)], *map(self._free_resources.get, resources_of(queue))
-        return all(one == math.inf for one in free)
-
-    def _is_resource_free(self, name: ResourceName) -> bool:
-        free = self._free_resources.get(name)
-        if free is None:
-            load = self._line.resources.get(name, NO_JOBS)
-            limits = self._line.limits.of_resource(name)
-            free = self._startable(Subject(resource=name), limits, load)
-            self._free_resources[name] = free
-        return free > 0
-
-    def _is_user_kind_open(self, user_id: UserId, kind: Kind) -> bool:
-        free = self._free_user_kinds.get((user_id, kind))
-        if free is None:
-            load = self._line.load_of(user_id, kind)
-            limits = self._line.limits.of_user_kind(user_id, kind)
-            free = self._startable(Subject(user_id, kind), limits, load)
-            self._free_user_kinds[user_id, kind] = free
-        return free > 0
-
-    def _user_startable(self, user_id: UserId) -> float:
-        free = self._free_users.get(user_id)
-        if free is None:
-            user = self._line.users[user_id]
-            limits = self._line.limits.of_user(user_id)
-            free = self._startable(Subject(user_id), limits, Load(user.waiting, user.running))
-            self._free_users[user_id] = free
-        return free
-
-    def _startable(self, subject: Subject, limits: Limits, load: Load) -> float:
-        if limits is NONE:
-            return math.inf
-        return startable(limits, load.running, self._line.starts_of(subject), self._now)
 
 
 def rounds(waiting: Sequence[int], jobs_max: int) -> list[int]:
