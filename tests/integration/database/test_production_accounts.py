@@ -28,6 +28,7 @@ from entrypoints.use_cases.archived_erasure import erase_archived_job
 from entrypoints.use_cases.archiving import archive
 from entrypoints.use_cases.erasure import Erased, erase_job
 from entrypoints.use_cases.proofs import Prover
+from entrypoints.use_cases.restore import restore
 from entrypoints.use_cases.segment_erasure import rewrite_segments
 from entrypoints.use_cases.verification import verify_log
 from tests.support.archived_history import follow, live
@@ -39,6 +40,12 @@ from tests.support.server import without_settings
 from tests.support.stories import ALICE, ECHO, RESULT, WORKER, body
 
 DOCUMENT = (ROOT / "docs" / "production.md").read_text()
+SQL_BLOCKS = re.findall(r"```sql\n(.*?)```", DOCUMENT, re.DOTALL)
+ARCHIVER = [
+    line.replace("'fairlog_archiver'@", "'fairlog'@")
+    for line in SQL_BLOCKS[2].splitlines()
+    if line.startswith("GRANT")
+]
 
 
 class Accounts:
@@ -52,10 +59,23 @@ class Accounts:
         """Connect as an account with more rights than the service's account has."""
         name = f"svc_{secrets.token_hex(4)}"
         self._run([f"CREATE USER '{name}'@'%' IDENTIFIED BY 'secret'"])
-        blocks = re.findall(r"```sql\n(.*?)```", DOCUMENT, re.DOTALL)
-        granted = [line for line in blocks[0].splitlines() if line.startswith("GRANT")]
+        of_the_log, of_projections = SQL_BLOCKS[:2]
+        granted = [line for line in of_the_log.splitlines() if line.startswith("GRANT")]
         self._run([self._here(line, name) for line in [*granted, *more_rights]])
-        self._run(self._run([self._here(blocks[1], name)]))
+        self._run(self._run([self._here(of_projections, name)]))
+        return self._url.set(username=name, password="secret").render_as_string(hide_password=False)
+
+    def owner_url(self) -> str:
+        """Connect as an account with the rights that the table gives the owner."""
+        rights = re.search(r"^\| owner \|.*\| (.*) in the database \|$", DOCUMENT, re.MULTILINE)
+        assert rights is not None
+        name = f"own_{secrets.token_hex(4)}"
+        self._run(
+            [
+                f"CREATE USER '{name}'@'%' IDENTIFIED BY 'secret'",
+                f"GRANT {rights[1]} ON {self._url.database}.* TO '{name}'@'%'",
+            ]
+        )
         return self._url.set(username=name, password="secret").render_as_string(hide_password=False)
 
     def _here(self, statement: str, name: str) -> str:
@@ -182,3 +202,23 @@ def test_the_eraser_s_account_erases_in_segments(private_mariadb: MariaDB, tmp_p
         rewritten = rewrite_segments(fairlog, Archive(tmp_path), lambda *_: None)
     assert done.jobs == rewritten.segments == 1
     assert done.bodies == rewritten.bodies
+
+
+def test_the_archiver_s_account_archives_and_an_owner_s_restores(
+    private_mariadb: MariaDB, tmp_path: Path
+) -> None:
+    url, clock = private_mariadb.create_database(), ManualClock()
+    with service(url, clock=clock) as fairlog:
+        live(fairlog, clock, days=8, rounds=3)
+        follow(fairlog)
+    archiver = Accounts(private_mariadb, url).url(*ARCHIVER)
+    with closing(compose(Settings(database_url=archiver), clock=clock)) as fairlog:
+        fairlog.writer.start()
+        cut = cut_before(fairlog, clock.now() - timedelta(days=5), None)
+        done = archive(fairlog, Archive(tmp_path), cut, lambda *_: None)
+    new_url = private_mariadb.create_database()
+    owner = Accounts(private_mariadb, new_url).owner_url()
+    with closing(compose(Settings(database_url=owner), clock=clock)) as fairlog:
+        position, _ = restore(fairlog, str(tmp_path), lambda *_: None)
+        assert position == done.last
+        assert verify_log(fairlog, print, lambda _done, _total: None).is_clean
