@@ -30,6 +30,11 @@ from adapters.log.schema_check import schema_faults
 from adapters.log.tables import metadata
 
 PACKET_BYTES_MIN: Final = 16 * 1024 * 1024  # enough for a body of 1 MiB, and for a batch
+# What the account of the service needs of the log's own tables, as in docs/production.md.
+SERVICE_GRANTS: Final = (
+    "GRANT SELECT, INSERT on events and bodies; SELECT, UPDATE (position, hash, recorded_at, "
+    "epoch, saved) on log_head; and SELECT on log_snapshot, log_tiles and alembic_version"
+)
 _SQLITE_MIN: Final = (3, 35)
 _MARIADB_MIN: Final = (10, 11)
 _MYSQL_MIN: Final = (8, 0)
@@ -388,7 +393,7 @@ def rights(connection: Connection) -> Iterator[DoctorFinding]:
             "rights",
             Level.ERROR,
             f"the account lacks {', '.join(lacking)}",
-            "GRANT SELECT, INSERT on events and bodies, and SELECT, UPDATE on log_head",
+            SERVICE_GRANTS,
         )
     else:
         yield DoctorFinding("rights", Level.OK, "the account may do what Fairlog does with the log")

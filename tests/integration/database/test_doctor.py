@@ -119,7 +119,9 @@ def test_a_production_account_is_told_apart_from_one_that_may_too_little(
         "production": {
             "events": "SELECT, INSERT",
             "bodies": "SELECT, INSERT",
-            "log_head": "SELECT, UPDATE",
+            "log_head": "SELECT, UPDATE (position, hash, recorded_at, epoch, saved)",
+            "log_snapshot": "SELECT",
+            "log_tiles": "SELECT",
             "alembic_version": "SELECT",
         },
         "too_little": {
@@ -146,6 +148,10 @@ def test_a_production_account_is_told_apart_from_one_that_may_too_little(
     assert findings["too_little"]["rights"].found == (
         "the account lacks SELECT and INSERT on events, UPDATE on log_head"
     )
+    advice = mend(findings["too_little"]["rights"])
+    for table, rights in grants["production"].items():
+        assert table in advice
+        assert rights in advice
 
 
 def test_a_table_without_transactions_is_found(private_mariadb: MariaDB) -> None:
