@@ -1,1 +1,4 @@
-"""The outside world: databases, the clock, settings and the handlers that run a job."""
+"""The outside world: databases, the clock, settings, files, HTTP requests and processes.
+
+The handlers that run jobs are in `entrypoints`.
+"""

@@ -60,6 +60,7 @@ log_head = sa.Table(
     sa.Column("hash", _hash, nullable=False),
     sa.Column("recorded_at", sa.BigInteger, nullable=False),
     sa.Column("format", sa.Integer, nullable=False),
+    # The version of the head, `Head.version`. Its comment is that of the first release.
     sa.Column("epoch", sa.BigInteger, nullable=False, comment="raised at each generation switch"),
     # Is no part of the log, but stands here because the head lock is needed to change it.
     sa.Column(

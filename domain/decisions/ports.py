@@ -35,7 +35,9 @@ class Head(Struct, frozen=True):
     position: int  # of the latest event; 0 for an empty log
     hash: bytes  # of the chain up to that event
     now: datetime  # UTC, the log's time; not before the latest event
-    version: int  # another number after a change of the registry, the clock or an API key
+    # A digest of the registry plus the positions of the latest clock correction, change of an API
+    # key, event of the archive and accepted loss: another number after each of these.
+    version: int
     saved: int = 0  # position that the rows of the inline projections stand at
     archived: int = 0  # position of the last event that may be gone; 0: none
     archive_begun: int = 0  # see `domain.jobs.archive.ArchiveState`, as of the next field

@@ -1,4 +1,5 @@
-"""The inline projections, which the writer updates in the transaction that appends the events.
+"""The inline projections: the writer's state, which is current in memory with each batch.
 
-Projections that may lag behind the log are in `projections.following`.
+Their rows are saved behind the log, many batches at once, in transactions of their own. Projections
+that may lag behind the log are in `projections.following`.
 """

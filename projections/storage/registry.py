@@ -1,9 +1,9 @@
 """The registry: one row per projection, which names its current generation.
 
 A rebuild fills a new generation and makes it current by changing the row. The head lock is required
-to write a row. The same transaction stores the digest of all rows in the head row, column
-`epoch`: so every writer notices the change with its next batch, and `fairlog verify` notices a row
-that was changed by hand.
+to write a row. The same transaction stores the digest of all rows in the head row, as part of
+`Head.version`: so every writer notices the change with its next batch, and `fairlog verify` notices
+a row that was changed by hand.
 """
 
 from collections.abc import Sequence
@@ -52,8 +52,7 @@ def read(connection: Connection) -> dict[str, Registered]:
 def digest_of(connection: Connection) -> int:
     """Return 62 bits of a SHA-256 over all rows.
 
-    The log adds the position of the latest correction of the clock and stores the sum in the head
-    row, column `epoch`.
+    The log adds positions of events to it and stores the sum in the head row: see `Head.version`.
     """
     rows = sorted(
         msgspec.json.encode(tuple(row)) for row in connection.execute(sa.select(registry))
