@@ -43,8 +43,8 @@ that is killed loses the latest. Therefore refusals that were answered from two 
 fault of a server, a writer or the database until two seconds after it need not be counted in \
 the log. No other check leaves them out.
 
-`fairlog archive` leaves the last four days of a log in the database. Here it leaves 20 seconds, \
-since else there were nothing to archive.
+`fairlog archive` leaves the last four days of a log in the database. Here it leaves the last 20 \
+seconds: a soak is shorter than four days, and there would be nothing to archive.
 
 ## Faults
 """
