@@ -1,4 +1,4 @@
-"""How many more jobs one claim may start, by the limits of all that a job belongs to."""
+"""Counts how many more jobs one claim may start, by the limits of all that a job belongs to."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +15,7 @@ S = TypeVar("S", Kind, ResourceName)
 
 
 class Capacity:
-    """What pauses, caps and throttles leave to a claim, without the jobs that it has started.
+    """The jobs that pauses, caps and throttles leave to a claim, less those that it has started.
 
     Each number is worked out when it is first asked for; infinite: there is no limit.
     """
