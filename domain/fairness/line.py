@@ -431,6 +431,23 @@ class Line(Folded):
         self.changed_resources.clear()
         self.changed_starts.clear()
 
+    def size(self) -> int:
+        """Return the number of users, kinds and resources in memory."""
+        return len(self.users) + len(self.kinds) + len(self.resources)
+
+    def evict(self) -> None:
+        """Drop all that is in memory of a line without claims, whose rows are written."""
+        assert self.known is None, "the order of the line would stay"
+        self.users.clear()
+        self.lanes.clear()
+        self.stored_lanes.clear()
+        self.held_kinds.clear()
+        self.kinds.clear()
+        self.queues.clear()
+        self.waiting_for.clear()
+        self.resources.clear()
+        self.starts.clear()
+
     def forget_idle(self) -> None:
         """Forget what only a writer needs: changes, and what has no jobs any more."""
         for user_id, queue in self.changed_lanes:

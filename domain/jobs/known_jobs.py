@@ -71,6 +71,29 @@ class Jobs(Folded):
             self._watch_children(job)
         self._watch_expiry(job)
 
+    def evict_ended(self) -> None:
+        """Drop the jobs that have ended, whose rows are written: they hardly change again.
+
+        A parent counts the children that are told of its end later, and they are told, too.
+        """
+        needed = [
+            job
+            for job in self.rows.values()
+            if job.state not in ENDED or job.children or job.waits_for
+        ]
+        self.evict()
+        for job in needed:
+            self.put(job)
+
+    def evict(self) -> None:
+        """Drop all jobs, whose rows are written."""
+        self.rows.clear()
+        self.key_holders.clear()
+        self.keys.clear()
+        self.claims.jobs.clear()
+        self.children.forget()
+        self.ended_parents.clear()
+
     def _submitted(self, recorded: Recorded, event: JobSubmitted) -> None:
         job = submitted(recorded, event)
         key = key_hash(job.user_id, job.idempotency_key, is_explicit=job.key_is_explicit)

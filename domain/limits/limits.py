@@ -111,6 +111,11 @@ class LimitSettings(Folded):
         self.changed: set[Subject] = set()
         self._prefix_lengths: list[int] | None = None  # longest first; None: not known
 
+    def evict_users(self) -> None:
+        """Drop the limits of users and of their kinds, whose rows are written."""
+        self.users.clear()
+        self.user_kinds.clear()
+
     # Resolution
 
     @property

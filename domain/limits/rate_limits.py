@@ -66,6 +66,10 @@ class Windows(Folded):
         self.counters: dict[WindowKey, Counter] = {}
         self.changed_counters: set[WindowKey] = set()
 
+    def evict(self) -> None:
+        """Drop all counters, whose rows are written."""
+        self.counters.clear()
+
     def _decided(self, recorded: Recorded, event: RateLimitDecided) -> None:
         used, refused = (event.count, 0) if event.allowed else (0, event.count)
         seconds, start = event.window_seconds, to_micros(event.window_start)

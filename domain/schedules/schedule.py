@@ -97,6 +97,10 @@ class Schedules(Folded):
         self.rows: dict[ScheduleName, Schedule | None] = {}  # None: it was deleted
         self.changed: set[ScheduleName] = set()
 
+    def evict(self) -> None:
+        """Drop all schedules, whose rows are written."""
+        self.rows.clear()
+
     def _put(self, name: ScheduleName, schedule: Schedule | None) -> None:
         self.rows[name] = schedule
         self.changed.add(name)

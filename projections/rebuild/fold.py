@@ -9,13 +9,13 @@ evicted row is read again when an event names it; a row that cannot be stored is
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from sqlalchemy.engine import Connection
 
 from domain.decisions.ports import Projection, Write
 from domain.decisions.write_model import RequiredRows, RowKeys, WriteModel, submissions_in
-from domain.jobs.job import ENDED, Job
+from domain.jobs.job import Job
 from domain.language.events import JobSubmitted, RateLimitDecided, Recorded
 from projections.inline.job_documents import decode_job
 from projections.inline.jobs import jobs
@@ -137,53 +137,28 @@ class GenerationFold:
         ]
 
     def _size(self) -> int:
+        """Return about how many rows are in memory."""
         model = self._model
-        line, counters = model.line, model.windows.counters
         limits = len(model.limits.users) if self._evicts_limits else 0
-        names = len(line.users) + len(line.kinds) + len(line.resources)
-        return len(model.jobs.rows) + names + len(counters) + limits + len(model.schedules.rows)
+        size = len(model.jobs.rows) + model.line.size() + len(model.windows.counters)
+        return size + len(model.schedules.rows) + limits
 
     def _evict_ended_jobs(self) -> None:
-        jobs = self._model.jobs
-        # A parent counts the children that are told of its end later, and they are told, too.
-        open_jobs = [
-            job
-            for job in jobs.rows.values()
-            if job.state not in ENDED or job.children or job.waits_for
-        ]
-        jobs.children.forget()
-        jobs.ended_parents.clear()
-        self._clear(jobs.rows, jobs.key_holders, jobs.keys, jobs.claims.jobs)
-        for job in open_jobs:
-            jobs.put(job)
+        self._model.jobs.evict_ended()
+        self._note_eviction()
 
     def _evict_all(self) -> None:
-        self._has_evicted_all = True
-        jobs, line, windows = self._model.jobs, self._model.line, self._model.windows
-        jobs.children.forget()
-        jobs.ended_parents.clear()
+        model = self._model
+        model.jobs.evict()
+        model.line.evict()
+        model.windows.evict()
+        model.schedules.evict()
         if self._evicts_limits:
-            self._clear(self._model.limits.users, self._model.limits.user_kinds)
-        self._clear(
-            jobs.rows,
-            jobs.key_holders,
-            jobs.keys,
-            jobs.claims.jobs,
-            line.users,
-            line.lanes,
-            line.stored_lanes,
-            line.held_kinds,
-            line.kinds,
-            line.queues,
-            line.resources,
-            line.starts,
-            windows.counters,
-            self._model.schedules.rows,
-        )
+            model.limits.evict_users()
+        self._has_evicted_all = True
+        self._note_eviction()
 
-    def _clear(self, *known: dict[Any, Any] | set[Any]) -> None:
-        for rows in known:
-            rows.clear()
+    def _note_eviction(self) -> None:
         self._has_evicted = True
         self._absent = RequiredRows()
 
