@@ -187,10 +187,12 @@ class WriterProcess:
         """Give the child's socket to the event loop."""
         assert self._child is not None, "start it first"
         self._child.socket.setblocking(False)  # noqa: FBT003 (its own signature)
-        self._transport, _ = await asyncio.get_running_loop().create_unix_connection(
+        transport, _ = await asyncio.get_running_loop().create_unix_connection(
             lambda: _Listener(self), sock=self._child.socket
         )
-        self._transport.set_write_buffer_limits(_HELD_BYTES_MAX)
+        transport.set_write_buffer_limits(_HELD_BYTES_MAX)
+        if not transport.is_closing():  # else the process was lost meanwhile, as `lost` was told
+            self._transport = transport
 
     def _send(self) -> None:
         if self._is_held_back:
@@ -293,7 +295,8 @@ class WriterProcess:
                 continue
             if self._is_stopping:
                 break
-            self.set_reading(is_reading=True)
+            if self._transport is not None:
+                self.set_reading(is_reading=True)
             return
         if not self._is_stopping:
             self.fatal = FairlogError(
