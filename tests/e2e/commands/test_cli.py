@@ -37,6 +37,7 @@ from tests.support.forked import run_forked
 from tests.support.history import ALICE, ECHO, Intruder, claim, do, service, service_with_history
 from tests.support.mariadb import MariaDB
 from tests.support.ports import free_port
+from tests.support.pseudo_terminal import PseudoTerminal
 from tests.support.server import FairlogServer, without_settings
 from tests.support.stories import body
 from tests.support.waiting import wait_until
@@ -407,21 +408,20 @@ def test_projections_are_rebuilt_by_name_or_all(
 def test_on_a_terminal_a_rebuild_shows_a_bar(history: Fairlog, database_url: str) -> None:
     assert history
     ours, theirs = pty.openpty()
-    subprocess.run(
+    terminal = PseudoTerminal(ours)
+    with subprocess.Popen(
         [str(FAIRLOG), "rebuild"],
         env=without_settings(os.environ)
         | {"FAIRLOG_DATABASE_URL": database_url, "TERM": "xterm", "COLUMNS": "100"},
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         stderr=theirs,
-        timeout=SECONDS_MAX,
-        check=True,
-    )
-    os.close(theirs)
-    shown = os.read(ours, 65_536).decode()
+    ) as process:
+        os.close(theirs)
+        wait_until(lambda: terminal.shows("100%"), "it shows the end", SECONDS_MAX)
+        wait_until(lambda: terminal.shows("") and process.poll() == 0, "it ends", SECONDS_MAX)
     os.close(ours)
-    assert "rebuilding" in shown
-    assert "100%" in shown
+    assert "rebuilding" in terminal.text
 
 
 def test_the_log_is_audited_in_three_formats(run: Run, history: Fairlog, database_url: str) -> None:

@@ -2,8 +2,6 @@
 
 import os
 import pty
-import re
-import select
 import signal
 import subprocess
 import sys
@@ -14,35 +12,17 @@ from pathlib import Path
 import httpx
 
 from tests.support.ports import free_port
+from tests.support.pseudo_terminal import PseudoTerminal
 from tests.support.server import STOP_SECONDS_MAX, ending_with_us, without_settings
 from tests.support.waiting import wait_until
 
 FAIRLOG = str(Path(sys.executable).with_name("fairlog"))
 
 
-class Terminal:
-    """The screen of a terminal: what was written to it so far."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self.text = ""
-
-    def shows(self, text: str) -> bool:
-        while select.select([self._descriptor], [], [], 0.05)[0]:
-            try:
-                self.text += os.read(self._descriptor, 65536).decode()
-            except OSError:  # nobody has the other end any more
-                break
-        return text in self.text
-
-    def row(self, name: str) -> str:
-        found = re.search(rf"^  {name} +(.+?)\r?$", self.text, re.MULTILINE)
-        assert found is not None, self.text
-        return found[1]
-
-
 @contextmanager
-def serving(folder: Path, *options: str) -> Iterator[tuple[Terminal, "subprocess.Popen[bytes]"]]:
+def serving(
+    folder: Path, *options: str
+) -> Iterator[tuple[PseudoTerminal, "subprocess.Popen[bytes]"]]:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [*ending_with_us(), FAIRLOG, "serve", *options],
@@ -55,7 +35,7 @@ def serving(folder: Path, *options: str) -> Iterator[tuple[Terminal, "subprocess
     )
     os.close(theirs)
     try:
-        yield Terminal(ours), process
+        yield PseudoTerminal(ours), process
     finally:
         process.kill()
         process.wait()

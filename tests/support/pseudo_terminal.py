@@ -1,0 +1,28 @@
+"""What a program shows on a terminal, read while it runs: one that nobody reads makes it wait."""
+
+import os
+import re
+import select
+
+
+class PseudoTerminal:
+    """The reading end of a pseudo-terminal."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.text = ""
+
+    def shows(self, text: str) -> bool:
+        """Return True if the text has been shown."""
+        while select.select([self._descriptor], [], [], 0.05)[0]:
+            try:
+                self.text += os.read(self._descriptor, 65_536).decode()
+            except OSError:  # nobody has the other end any more
+                break
+        return text in self.text
+
+    def row(self, name: str) -> str:
+        """Return what is shown behind a name."""
+        found = re.search(rf"^  {name} +(.+?)\r?$", self.text, re.MULTILINE)
+        assert found is not None, self.text
+        return found[1]
