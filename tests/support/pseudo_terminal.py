@@ -1,5 +1,6 @@
 """What a program shows on a terminal, read while it runs: one that nobody reads makes it wait."""
 
+import codecs
 import os
 import re
 import select
@@ -10,13 +11,14 @@ class PseudoTerminal:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a read may end within a character
         self.text = ""
 
     def shows(self, text: str) -> bool:
         """Return True if the text has been shown."""
         while select.select([self._descriptor], [], [], 0.05)[0]:
             try:
-                self.text += os.read(self._descriptor, 65_536).decode()
+                self.text += self._decoder.decode(os.read(self._descriptor, 65_536))
             except OSError:  # nobody has the other end any more
                 break
         return text in self.text

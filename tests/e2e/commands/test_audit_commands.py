@@ -33,6 +33,8 @@ from tests.support.repository import ROOT
 from tests.support.server import without_settings
 from tests.support.stories import body
 
+pytestmark = pytest.mark.one_database  # what a command says is the same on each
+
 FAIRLOG: Final = Path(sys.executable).with_name("fairlog")
 
 Asked = Callable[..., Result]

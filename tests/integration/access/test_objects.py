@@ -98,6 +98,7 @@ def test_statistics_count_only_what_the_key_may_see(keyed: KeyedServer) -> None:
     assert legacy.json()["stats"]["total_jobs"] == len(listed)
 
 
+@pytest.mark.one_database
 @pytest.mark.parametrize("query", ["", "&user_id=bob", "&by=bob", "&type=JobSubmitted"])
 def test_the_stream_has_only_what_the_key_may_see(keyed: KeyedServer, query: str) -> None:
     keyed.submit("alice", ALICE, f"last of {query}")

@@ -24,6 +24,8 @@ from tests.support.keys import create_key, revoke_key, rotate_key, secret
 from tests.support.server import AppServer
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.one_database  # the tests of the dashboard log in on the server, too
+
 PAGES = ["/", "/fairness", "/limits", "/schedules", "/callbacks", "/jobs", "/audit", "/charts.json"]
 OWN_PAGES = ["/schedules", "/jobs", "/audit"]
 COOKIE = "fairlog_session"

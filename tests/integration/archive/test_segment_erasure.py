@@ -181,6 +181,7 @@ def erased_after_the_cut(fairlog: Fairlog, clock: ManualClock, place: Path) -> J
     return far.id
 
 
+@pytest.mark.one_database
 @pytest.mark.parametrize("by", ["erase", "archive"])
 def test_the_copy_of_a_job_that_was_open_at_the_cut_is_erased(
     fairlog: Fairlog, clock: ManualClock, tmp_path: Path, by: str
@@ -204,6 +205,7 @@ def test_the_copy_of_a_job_that_was_open_at_the_cut_is_erased(
     assert told.level is Level.OK
 
 
+@pytest.mark.one_database
 def test_a_later_archive_knows_jobs_that_were_erased_before_it(
     fairlog: Fairlog, clock: ManualClock, tmp_path: Path
 ) -> None:
@@ -276,6 +278,7 @@ def archived_submissions(fairlog: Fairlog, place: Path, connection: Any) -> Sequ
         return list(segment_log.of_jobs(gone, ["JobSubmitted"], 10**9))
 
 
+@pytest.mark.one_database
 def test_every_wrong_state_is_named(fairlog: Fairlog, clock: ManualClock, tmp_path: Path) -> None:
     job = an_ended_job(fairlog)
     archive_older(fairlog, clock, Archive(tmp_path), 6)
@@ -302,6 +305,7 @@ def test_every_wrong_state_is_named(fairlog: Fairlog, clock: ManualClock, tmp_pa
     assert found == f"event {body}: segment {forged.name}: the body of event {body} is missing"
 
 
+@pytest.mark.one_database
 def test_an_erasure_that_others_have_made_meanwhile_records_nothing(
     fairlog: Fairlog, clock: ManualClock, tmp_path: Path
 ) -> None:
@@ -321,6 +325,7 @@ def test_an_erasure_that_others_have_made_meanwhile_records_nothing(
     assert end_of(fairlog) == end
 
 
+@pytest.mark.one_database
 def test_segments_alone_are_restored_after_an_erasure(
     fairlog: Fairlog, clock: ManualClock, tmp_path: Path, new_database_url: Any
 ) -> None:

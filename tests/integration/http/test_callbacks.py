@@ -202,6 +202,7 @@ def test_a_rotated_secret_and_the_one_before_it_sign_while_they_overlap(
         verified(receiver.asked[1], settings, version=1)
 
 
+@pytest.mark.one_database
 @pytest.mark.parametrize(
     ("path", "answers", "state", "says"),
     [

@@ -1,3 +1,4 @@
+import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -236,7 +237,10 @@ def test_a_dead_worker_is_told_from_a_living_one(
     wait_until(lambda: "running" not in reasons(client, held), "the lease ends")
     why = explain(client, waits)
     assert why["reasons"][0]["code"] == "no_worker"
-    assert "Worker 'w1' took it, and has been silent for 89 s." in why["summary"]
+    found = re.search(r"Worker 'w1' took it, and has been silent for (\d+) s\.", why["summary"])
+    assert found is not None, why["summary"]
+    # By the test's clock, and the real time until its poll was shared.
+    assert 89 <= int(found[1]) < 100
 
 
 def test_a_worker_that_polls_another_server_is_alive_here_too(

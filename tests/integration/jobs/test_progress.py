@@ -84,6 +84,7 @@ def test_a_report_about_a_lost_attempt_changes_nothing(client: httpx.Client) -> 
     assert progress_events(client, job_id) == []
 
 
+@pytest.mark.one_database
 @pytest.mark.parametrize(
     "progress",
     [
@@ -98,6 +99,7 @@ def test_a_report_that_is_none_is_refused(client: httpx.Client, progress: Any) -
     problem(report(client, 1, progress), 400)
 
 
+@pytest.mark.one_database
 def test_a_handler_reports_from_any_thread_in_servers_and_workers(
     database_url: str, tmp_path: Path
 ) -> None:

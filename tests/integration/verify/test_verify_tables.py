@@ -97,6 +97,7 @@ def test_a_head_that_is_no_number_is_reported(fairlog: Fairlog, intruder: Intrud
 # The registry and the checkpoints
 
 
+@pytest.mark.one_database
 @pytest.mark.parametrize(
     ("name", "change"),
     [
@@ -158,6 +159,7 @@ def test_checkpoints_of_an_earlier_release_are_gone_on_from(
         assert generations() == before
 
 
+@pytest.mark.one_database
 @pytest.mark.parametrize(
     ("name", "change"),
     [

@@ -84,8 +84,13 @@ async def working(worker: Worker) -> AsyncIterator[Worker]:
         await worker.stop(grace_seconds=0.0)
 
 
-PLACES = {"embedded": embedded, "over_http": over_http}
-in_both_places = pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+in_both_places = pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(embedded, id="embedded", marks=pytest.mark.one_database),
+        pytest.param(over_http, id="over_http"),
+    ],
+)
 
 
 async def submit(fairlog: Fairlog, kind: str, payload: Any = None, **more: Any) -> JobId:
