@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from msgspec.structs import replace
 from sqlalchemy.engine import Connection
 
-from adapters.log.event_pages import RECORDED, latest_position, recorded
+from adapters.log.event_pages import RECORDED, latest_of, latest_position, recorded
 from adapters.log.key_events import KEY_EVENT_NAMES
 from adapters.log.tables import HEAD_ID, bodies, events, log_head, log_snapshot, log_tiles
 from domain.decisions.ports import Cut
@@ -66,7 +66,7 @@ def cut(connection: Connection) -> Cut:
 
 def latest_archive_event(connection: Connection, up_to: int = POSITION_MAX) -> int:
     """Return the position of the latest event of an archive, at most `up_to`; 0: there is none."""
-    return max(latest_position(connection, name, up_to) for name in ARCHIVE_EVENT_NAMES)
+    return latest_of(connection, ARCHIVE_EVENT_NAMES, up_to)
 
 
 def is_completed(connection: Connection) -> bool:

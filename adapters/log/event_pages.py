@@ -1,5 +1,6 @@
 """Pages of events, read as rows or, from a server, as one JSON text per column."""
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -66,6 +67,11 @@ def latest_position(connection: Connection, type_name: str, up_to: int = POSITIO
         )
         found = connection.execute(latest).scalar()
     return 0 if found is None else int(found)
+
+
+def latest_of(connection: Connection, type_names: Iterable[str], up_to: int = POSITION_MAX) -> int:
+    """Return the position of the latest event of any of these types, see `latest_position`."""
+    return max(latest_position(connection, name, up_to) for name in type_names)
 
 
 def _together(connection: Connection, after: int, limit: int) -> list[Recorded] | None:

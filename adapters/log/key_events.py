@@ -8,7 +8,7 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from adapters.log.event_pages import RECORDED, latest_position, recorded
+from adapters.log.event_pages import RECORDED, latest_of, latest_position, recorded
 from adapters.log.tables import HEAD_ID, events, log_head
 from domain.access.keys import KEY_EVENTS, ApiKeys
 from domain.language.events import EVENT_TYPES, LossAccepted
@@ -48,7 +48,7 @@ def keys_at(connection: Connection, position: int) -> ApiKeys:
 
 def latest_key_event(connection: Connection) -> int:
     """Return the position of the latest event that changed a key; 0 if there is none."""
-    return max(latest_position(connection, name) for name in KEY_EVENT_NAMES)
+    return latest_of(connection, KEY_EVENT_NAMES)
 
 
 def _events_of(name: str, after: int, up_to: int) -> "sa.Select[int, int, int | None, int, bytes]":

@@ -19,7 +19,7 @@ from adapters.database.database import Database
 from adapters.log import audit_log
 from adapters.log.audit_log import EventFilter, StoredEvent
 from adapters.log.event_log import HeadReading, SqlEventLog
-from adapters.log.event_pages import latest_position
+from adapters.log.event_pages import latest_of
 from adapters.log.histories import of_types
 from adapters.log.key_events import keys_after
 from adapters.log.outbox import SqlOutbox
@@ -220,9 +220,7 @@ class Fairlog(Queries):
 
     async def _latest_limit_change(self) -> int:
         """Return the position of the latest event by which a used up window may have room again."""
-        return await self.read(
-            lambda connection: max(latest_position(connection, name) for name in MAKE_ROOM)
-        )
+        return await self.read(lambda connection: latest_of(connection, MAKE_ROOM))
 
     async def _read_events(self, wanted: EventFilter, after: int, limit: int) -> list[StoredEvent]:
         read = self.read_long if wanted.may_match_little else self.read

@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy.engine import Connection
 
 from adapters.log.event_log import HeadReading
-from adapters.log.event_pages import latest_position
+from adapters.log.event_pages import latest_of
 from domain.decisions.batch import USERS_UPDATED_PER_BATCH_MAX
 from domain.language.identifiers import PlanName, UserId
 from domain.limits.limits import Limits
@@ -57,8 +57,7 @@ class HeldUsers:
 
     def _look_at_plans(self, connection: Connection) -> None:
         """Begin with all users in line if the limits of starts of a plan have changed."""
-        names = ("LimitChanged", "PlanDeleted")
-        changed = max(latest_position(connection, name) for name in names)
+        changed = latest_of(connection, ("LimitChanged", "PlanDeleted"))
         if changed == self._limits_changed:
             return
         is_first = self._limits_changed == 0
