@@ -59,8 +59,7 @@ class Hosts:
         before, is_left = self._current, self._is_left
         self._is_left = False
         number, connection, why = self._open_next(before, open_connection, is_left=is_left)
-        if number != before:
-            self._switch(before, number, why)
+        self._switch(before, number, why)
         if number != self._current:  # another thread has changed it meanwhile
             _close(connection)
             return self.connect(open_connection)
