@@ -30,6 +30,7 @@ ALICE, BOB = UserId("alice"), UserId("bob")
 ECHO, OTHER = Kind("echo"), Kind("other")
 WORKER = WorkerId("worker-1")
 MARKER: Final = "M4RK3R"  # in everything of Bob's that a submitter of Alice's must not see
+ABSENT: Final = JobId(999_999)  # of no job
 ROLES: Final = {  # by the name of the key
     "alice": Role.SUBMITTER,
     "worker": Role.WORKER,
@@ -37,6 +38,14 @@ ROLES: Final = {  # by the name of the key
     "operator": Role.OPERATOR,
     "admin": Role.ADMIN,
 }
+
+
+def absent_as(job_id: int, absent: httpx.Response) -> tuple[int, str]:
+    """Return the answer for `ABSENT` as it would be for another job that does not exist.
+
+    Not the other way around: the digits of a low id stand elsewhere in an answer, too.
+    """
+    return absent.status_code, absent.text.replace(str(ABSENT), str(job_id))
 
 
 class KeyedServer:

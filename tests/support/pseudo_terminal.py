@@ -16,12 +16,16 @@ class PseudoTerminal:
 
     def shows(self, text: str) -> bool:
         """Return True if the text has been shown."""
+        self.read()
+        return text in self.text
+
+    def read(self) -> None:
+        """Read all that has been shown since the last time."""
         while select.select([self._descriptor], [], [], 0.05)[0]:
             try:
                 self.text += self._decoder.decode(os.read(self._descriptor, 65_536))
             except OSError:  # nobody has the other end any more
                 break
-        return text in self.text
 
     def row(self, name: str) -> str:
         """Return what is shown behind a name."""

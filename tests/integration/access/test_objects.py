@@ -14,19 +14,8 @@ from domain.decisions.answers import Claimed
 from domain.language.commands import ClaimJobs
 from domain.language.events import Role
 from domain.language.identifiers import JobId, WorkerId
-from tests.support.keyed_server import ALICE, ECHO, MARKER, KeyedServer
+from tests.support.keyed_server import ABSENT, ALICE, ECHO, MARKER, KeyedServer, absent_as
 from tests.support.keys import by, create_key
-
-ABSENT = JobId(999_999)
-
-
-def absent_as(job_id: int, absent: httpx.Response) -> tuple[int, str]:
-    """Return the answer for `ABSENT` as it would be for another job that does not exist.
-
-    Not the other way around: the digits of a low id stand elsewhere in an answer, too.
-    """
-    return absent.status_code, absent.text.replace(str(ABSENT), str(job_id))
-
 
 JOB_CALLS: list[tuple[str, str, object]] = [
     ("GET", "/v1/jobs/{}", None),
