@@ -124,7 +124,10 @@ def list_keys(database_url: str | None, *, form: str) -> None:
 @database_url_option
 @click.argument("name")
 def revoke(database_url: str | None, *, name: str) -> None:
-    """Revoke a key for ever, at once on all servers."""
+    """Revoke a key for ever.
+
+    All servers refuse it at once for writes, and within a second for reads.
+    """
     with open_writer(database_url, submits=False) as fairlog:
         fairlog.execute_now(RevokeKey(name=_known(name)))
     note(f"The key {name!r} is revoked.")

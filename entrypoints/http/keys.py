@@ -182,7 +182,10 @@ class KeyController(Controller):
     async def revoke(
         self, name: KeyNameInPath, request: StrictRequest, fairlog: NamedDependency[Fairlog]
     ) -> KeyView:
-        """Revoke a key for ever, at once on all servers."""
+        """Revoke a key for ever.
+
+        All servers refuse it at once for writes, and within a second for reads.
+        """
         known = _known(name)
         await _execute(request, fairlog, RevokeKey(name=known))
         return _view(fairlog, known)
