@@ -179,6 +179,12 @@ def test_compose_accepts_the_file_and_asks_for_the_password() -> None:
     assert "MYSQL_PASSWORD" in refused.stderr
 
 
+def test_compose_runs_the_release_of_mysql_that_is_tested() -> None:
+    name, _, release = services()["mysql"]["image"].partition(":")
+    assert name == "mysql"
+    assert f"\n| MySQL {release}." in (ROOT / "docs" / "production.md").read_text()
+
+
 def test_the_example_of_variables_names_those_of_the_compose_file() -> None:
     example = re.findall(r"^(\w+)=", (DEPLOY / "env.example").read_text(), re.MULTILINE)
     file = (DEPLOY / "compose.yaml").read_text()
