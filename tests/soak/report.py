@@ -28,10 +28,10 @@ _AGAIN: Final = """## Run it again
 {command}
 ```
 
-The seed draws each fault, its moment and its length, and what each client asks. What meets what \
-depends on the machine, too, so two runs of a seed are alike, not equal. `ARGS='--keep FOLDER'` \
-keeps the logs of the servers, the moments of all faults, the answers of the workers and the \
-segments.
+The seed draws each fault, its moment and its length, and what each client asks. Timing also \
+depends on the machine, so two runs with one seed are similar but not identical. \
+`ARGS='--keep FOLDER'` keeps the logs of the servers, the moments of all faults, the answers of \
+the workers and the segments.
 """
 _CHECKED: Final = """## What the referee checked
 """
@@ -50,7 +50,8 @@ seconds: a soak is shorter than four days, and there would be nothing to archive
 """
 _ANSWERS: Final = """## Answers
 
-`none` is a connection that ended without an answer.
+`none` is a connection that ended without an answer. A 500 which says that the database refuses \
+the values of one command is a clear refusal; any other 500 makes the soak fail.
 """
 
 
@@ -123,7 +124,7 @@ def _circumstances(one: Outcome) -> list[str]:
         f"Machine: {one.machine}",
         f"Versions: {', '.join(one.versions)}",
         (
-            f"Faults: {one.faults.total():,}, of which kills: {one.kills:,}; beside them, "
+            f"Faults: {one.faults.total():,}, of which kills: {one.kills:,}; in addition, "
             f"{one.statements_failed:,} statements were made to fail"
         ),
         (
