@@ -21,7 +21,10 @@ class PushFields(Struct, frozen=True, forbid_unknown_fields=True):
     ]
     timeout_seconds: Annotated[
         TimeoutSeconds,
-        Meta(description="How long a request may take. A job's own time-out may be shorter."),
+        Meta(
+            description="How long a request may take, in seconds; default 300. A job's own "
+            "time-out may be shorter."
+        ),
     ] = PUSH_SECONDS
     secret_version: Annotated[
         int,

@@ -65,6 +65,7 @@ class SecretRotation(Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             ge=0,
             le=OVERLAP_SECONDS_MAX,
-            description="How long the secret before it signs, too. Left out: a day.",
+            description="How long the secret before it signs, too, in seconds, 0 to 31622400 (366 "
+            "days). Left out: 86400 (a day).",
         ),
     ] = OVERLAP_SECONDS

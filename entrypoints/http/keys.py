@@ -88,7 +88,10 @@ class NewKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = None
     timeout_seconds_max: Annotated[
         TimeoutSeconds | None,
-        Meta(description="The longest time-out that it may ask for. Left out or null: any."),
+        Meta(
+            description="The longest time-out that it may ask for, in seconds. Left out or null: "
+            "any."
+        ),
     ] = None
     changes_max: Annotated[
         Annotated[int, Meta(ge=0, le=CHANGES_MAX)] | None,
@@ -124,7 +127,8 @@ class Rotation(Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             ge=0,
             le=OVERLAP_SECONDS_MAX,
-            description="How long the earlier secrets still hold. Left out: an hour.",
+            description="How long the earlier secrets still hold, in seconds, 0 to 2592000 (30 "
+            "days). Left out: 3600 (an hour).",
         ),
     ] = OVERLAP_SECONDS
 

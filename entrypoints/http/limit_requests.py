@@ -55,22 +55,33 @@ _Running = Annotated[
 ]
 _Throttle = Annotated[
     RateFields | UnsetType | None,
-    Meta(description="Starts of jobs in a window; the others wait. null: no limit of its own."),
+    Meta(
+        description="A limit, at least 1, of starts of jobs in a window; the others wait. null: no "
+        "limit of its own."
+    ),
 ]
 _Paused = Annotated[
     bool | UnsetType | None,
-    Meta(description="true: no job starts; submissions are taken. null: not paused by itself."),
+    Meta(description="true: no job starts; submissions are taken. null: no pause of its own."),
 ]
 
 
 class LimitChange(Struct, forbid_unknown_fields=True, kw_only=True):
-    """New limits of a user, a plan, or all users together."""
+    """New limits of a user, a plan, or all users together. Those of a plan hold for each of its
+    users.
+    """
 
     limit: Annotated[
         Limit | UnsetType | None,
         Meta(description="Submissions per window of the server. null: the default."),
     ] = UNSET
-    running: _Running = UNSET
+    running: Annotated[
+        Limit | UnsetType | None,
+        Meta(
+            description="Jobs of a user that run at once; not for all users together. null: no cap "
+            "of its own."
+        ),
+    ] = UNSET
     windows: Annotated[
         Sequence[RateFields] | UnsetType | None,
         Meta(
@@ -78,26 +89,41 @@ class LimitChange(Struct, forbid_unknown_fields=True, kw_only=True):
             "plan's, or none. An empty list: none."
         ),
     ] = UNSET
-    throttle: _Throttle = UNSET
+    throttle: Annotated[
+        RateFields | UnsetType | None,
+        Meta(
+            description="A limit, at least 1, of starts of a user's jobs in a window; the others "
+            "wait. Not for all users together. null: no limit of its own."
+        ),
+    ] = UNSET
     weight: Annotated[
         Weight | UnsetType | None,
         Meta(
-            description="The share of the service in proportion to others', 0.01 to 1000. null: "
-            "the plan's, or 1."
+            description="The share of the service in proportion to other users', 0.01 to 1000; not "
+            "for all users together. null: the plan's, or 1."
         ),
     ] = UNSET
     plan: Annotated[
         Name | UnsetType | None,
-        Meta(description="The plan that the user is on. null: the plan `default`, if it is set."),
+        Meta(
+            description="The plan that the user is on; not for a plan or all users together. null: "
+            "the plan `default`, if it is set."
+        ),
     ] = UNSET
     paused: _Paused = UNSET
     max_attempts: Annotated[
         MaxAttempts | UnsetType | None,
-        Meta(description="The most attempts that a job may ask for. null: the plan's, or any."),
+        Meta(
+            description="The most attempts that a job may ask for; not for all users together. "
+            "null: the plan's, or any number."
+        ),
     ] = UNSET
     priority_max: Annotated[
         Priority | UnsetType | None,
-        Meta(description="The highest priority that a job may ask for. null: the plan's, or any."),
+        Meta(
+            description="The highest priority that a job may ask for; not for all users together. "
+            "null: the plan's, or any."
+        ),
     ] = UNSET
 
     def of_user(self, user_id: UserId) -> ChangeLimit:

@@ -395,7 +395,10 @@ class RunningJob(HeldJob, forbid_unknown_fields=True):
 
     progress: Annotated[
         ReportedProgress | None,
-        Meta(description="What its handler reports. One report in two seconds is recorded."),
+        Meta(
+            description="What its handler reports. One report in two seconds is recorded. null: "
+            "nothing new."
+        ),
     ] = None
 
     def to_progress(self) -> Progress | None:

@@ -140,7 +140,11 @@ class BackfillSpan(
 
     from_at: Annotated[Time, Meta(description="The start of the span, inclusive.")]
     until_at: Annotated[
-        Time, Meta(description="The end of the span, exclusive; of a later one, now.")
+        Time,
+        Meta(
+            description="The end of the span, exclusive; at most the present: a later time counts "
+            "as now."
+        ),
     ]
 
     def to_command(self, name: ScheduleName) -> BackfillSchedule:

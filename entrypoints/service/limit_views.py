@@ -36,7 +36,7 @@ _Resource = Annotated[ResourceName, NAME]
 _Throttle = Annotated[
     "ThrottleView | None", Meta(description="Starts of jobs in a window. null: not limited.")
 ]
-_Paused = Annotated[bool, Meta(description="True: no job starts.")]
+_Paused = Annotated[bool, Meta(description="true: no job starts.")]
 _RunningLimit = Annotated[
     Limit | None, Meta(description="How many jobs may run at once. null: no limit.")
 ]
@@ -76,34 +76,64 @@ class WindowUseView(Struct, frozen=True):
 class _SetForUsers(Struct, frozen=True, kw_only=True):
     """The limits that are set for a user or a plan."""
 
-    limit: Annotated[Limit | None, Meta(description="Submissions per window of the server.")] = None
-    running: Annotated[Limit | None, Meta(description="Jobs that run at once.")] = None
-    windows: Annotated[
-        Sequence[RateView] | None, Meta(description="Further limits of submissions.")
+    limit: Annotated[
+        Limit | None,
+        Meta(description="Submissions per window of the server. null or left out: not set."),
     ] = None
-    throttle: Annotated[RateView | None, Meta(description="Starts of jobs in a window.")] = None
-    weight: Annotated[Weight | None, Meta(description="The share of the service.")] = None
-    paused: Annotated[bool | None, Meta(description="True: no job starts.")] = None
+    running: Annotated[
+        Limit | None, Meta(description="Jobs that run at once. null or left out: not set.")
+    ] = None
+    windows: Annotated[
+        Sequence[RateView] | None,
+        Meta(
+            description="Further limits of submissions. An empty list: none. null or left out: not "
+            "set."
+        ),
+    ] = None
+    throttle: Annotated[
+        RateView | None, Meta(description="Starts of jobs in a window. null or left out: not set.")
+    ] = None
+    weight: Annotated[
+        Weight | None,
+        Meta(
+            description="The share of the service in proportion to other users', 0.01 to 1000. "
+            "null or left out: not set."
+        ),
+    ] = None
+    paused: Annotated[
+        bool | None, Meta(description="true: no job starts. null or left out: not set.")
+    ] = None
     max_attempts: Annotated[
-        MaxAttempts | None, Meta(description="The most attempts that a job may ask for.")
+        MaxAttempts | None,
+        Meta(description="The most attempts that a job may ask for. null or left out: not set."),
     ] = None
     priority_max: Annotated[
-        Priority | None, Meta(description="The highest priority that a job may ask for.")
+        Priority | None,
+        Meta(description="The highest priority that a job may ask for. null or left out: not set."),
     ] = None
 
 
 class SetLimitsView(_SetForUsers, frozen=True, kw_only=True, omit_defaults=True):
     """The limits that are set for one subject; others are left out."""
 
-    plan: Annotated[_Plan | None, Meta(description="The plan that the user is on.")] = None
+    plan: Annotated[
+        _Plan | None,
+        Meta(description="The plan that the user is on. null or left out: not set."),
+    ] = None
     retry: Annotated[
-        RetryFields | None, Meta(description="How jobs of the kind are tried again.")
+        RetryFields | None,
+        Meta(description="How jobs of the kind are tried again. null or left out: not set."),
     ] = None
     timeout_seconds: Annotated[
-        TimeoutSeconds | None, Meta(description="The time-out of jobs of the kind in seconds.")
+        TimeoutSeconds | None,
+        Meta(description="The time-out of jobs of the kind in seconds. null or left out: not set."),
     ] = None
     push: Annotated[
-        PushFields | None, Meta(description="The endpoint that jobs of the kind are posted to.")
+        PushFields | None,
+        Meta(
+            description="The endpoint that jobs of the kind are posted to. null or left out: "
+            "workers claim them."
+        ),
     ] = None
 
 
@@ -118,7 +148,13 @@ class UserLimitsView(WindowView, frozen=True, kw_only=True):
         Sequence[WindowUseView], Meta(description="Further windows; all have to allow.")
     ]
     throttle: _Throttle
-    weight: Annotated[Weight, Meta(description="The share of the service; 1 if nothing is set.")]
+    weight: Annotated[
+        Weight,
+        Meta(
+            description="The share of the service in proportion to other users', 0.01 to 1000; 1 "
+            "if nothing is set."
+        ),
+    ]
     paused: _Paused
     max_attempts: Annotated[
         MaxAttempts | None,

@@ -75,7 +75,7 @@ class ProgressView(Struct, kw_only=True):
 
 
 class DuplicateView(Struct, kw_only=True):
-    """Why a submission was taken for an earlier one."""
+    """The reason that a submission was taken for an earlier one."""
 
     job_id: _JobId
     submitted_at: Annotated[Time, Meta(description="When that job was submitted.")]
@@ -144,11 +144,13 @@ class JobView(Struct, kw_only=True):
     ] = None
     waits_for: Annotated[
         tuple[Annotated[JobId, JOB_ID], ...],
-        Meta(description="Those of them that have not ended: it starts after the last."),
+        Meta(
+            description="The jobs of `after` that have not ended. It starts once all of them have."
+        ),
     ] = ()
     callback: Annotated[
         CallbackTargetView | None,
-        Meta(description="Where its end is told, besides endpoints. null: nowhere."),
+        Meta(description="Where its end is told, besides endpoints. null: only to endpoints."),
     ] = None
     result: Annotated[
         Raw | UnsetType,
@@ -212,7 +214,10 @@ class JobView(Struct, kw_only=True):
     ]
     begun_at: Annotated[
         Time | None,
-        Meta(description="When the handler of that attempt started, as far as the log knows."),
+        Meta(
+            description="When the handler of that attempt started, as far as the log knows. null: "
+            "it has not."
+        ),
     ]
     progress: Annotated[
         ProgressView | None,
@@ -335,7 +340,11 @@ class ClaimedJob(Struct, frozen=True, omit_defaults=True):
     payload: Annotated[Raw, Meta(description="The input of its handler: any JSON value.")]
     attempt: _Attempt
     lease_expires_at: Annotated[
-        Time | None, Meta(description="When the lease ends unless a heartbeat extends it.")
+        Time | None,
+        Meta(
+            description="When the lease ends unless a heartbeat extends it. A job that is held "
+            "always has one, so it is never null here."
+        ),
     ]
     timeout_seconds: Annotated[
         TimeoutSeconds | None,
