@@ -106,7 +106,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         Meta(
             ge=1,
             le=1_000,
-            description="How many attempts may fail before a job fails; a lost lease counts as "
+            description="How many attempts may fail before a job fails; an expired lease counts as "
             "one.",
         ),
     ] = 3
@@ -155,7 +155,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         str,
         Meta(
             description="Types of errors after which no attempt follows, such as ValueError or "
-            "LeaseLost, separated by commas."
+            "LeaseLost, separated by commas. Default: none."
         ),
     ] = ""
     size_limit_bytes: Annotated[
@@ -175,7 +175,13 @@ class Settings(Struct, frozen=True, kw_only=True):
             "created; afterwards one is always required."
         ),
     ] = False
-    public_metrics: Annotated[bool, Meta(description="Show /metrics without an API key.")] = False
+    public_metrics: Annotated[
+        bool,
+        Meta(
+            description="Show /metrics without an API key. Otherwise it needs one as soon as keys "
+            "are required."
+        ),
+    ] = False
     checkpoint_key_file: Annotated[
         str | None,
         Meta(
@@ -222,30 +228,30 @@ class Settings(Struct, frozen=True, kw_only=True):
         Meta(
             ge=16,
             le=65_536,
-            description="The bodies of all requests in progress together in MiB, and as much again "
-            "for unread answers.",
+            description="Memory in MiB for the bodies of requests in progress, all together; the "
+            "same again for answers that clients have not read.",
         ),
     ] = 128
     allowed_hosts: Annotated[
         str,
         Meta(
             description="Host names to accept in requests besides loopback names and --host, such "
-            "as the one a proxy sends, separated by commas."
+            "as the one a proxy sends, separated by commas. Default: none."
         ),
     ] = ""
     trusted_proxies: Annotated[
         str,
         Meta(
             description="Addresses and networks (10.0.0.0/8) of proxies, separated by commas. What "
-            "they alone say in X-Forwarded-For, -Proto and -Prefix is believed."
+            "they alone say in X-Forwarded-For, -Proto and -Prefix is believed. Default: none."
         ),
     ] = ""
     tls_cert: Annotated[
         str | None,
         Meta(
             description="A PEM file with the server's certificate, followed by those of "
-            "intermediate authorities. With it and tls_key the server speaks HTTPS. A new "
-            "certificate needs a restart."
+            "intermediate authorities. With it and tls_key the server speaks HTTPS, without them "
+            "plain HTTP. A new certificate needs a restart."
         ),
     ] = None
     tls_key: Annotated[
@@ -273,14 +279,15 @@ class Settings(Struct, frozen=True, kw_only=True):
         Meta(
             description="Networks (10.1.0.0/16), addresses and host names, separated by commas, "
             "that requests to URLs of customers and operators may go to though their addresses are "
-            "not public. By default all such URLs are refused."
+            "not public. Default: none, so requests go to public addresses only."
         ),
     ] = ""
     callback_key_file: Annotated[
         str | None,
         Meta(
             description="The file with the key that all secrets of signed requests are derived "
-            "from, as `head -c 32 /dev/urandom | base64` makes it; the same on all servers."
+            "from, as `head -c 32 /dev/urandom | base64` makes it; the same on all servers. "
+            "Without it, the server posts no jobs and sends no callbacks."
         ),
     ] = None
     push_slots: Annotated[
