@@ -2,9 +2,9 @@
 
 Each view is timed over HTTP, the whole page by one client, the views in turn and so far apart that
 none is answered with what was worked out for the request before; users, ids and moments are random.
-How all stood at a moment is fetched by the page of its events once that is there: it is folded from
-the last snapshot before, whose distance grows with the users. The no-op is a `POST` to the same
-server by the same client.
+The page of past events loads the system state separately, after itself. That state is folded from
+the last snapshot before the moment, whose distance grows with the users. The no-op is a `POST` to
+the same server by the same client.
 
 Then in Chromium: from navigation, in a fresh profile, until scripts run and the stream is open; and
 from sending a submission until an open page shows it. At last, statements that the database gets in
