@@ -190,7 +190,7 @@ def enforce_deadlines(
 ) -> Sequence[Event]:
     """Return the events of all deadlines of the job that are due.
 
-    `died_with_others`: its worker held other jobs, in case its lease is lost.
+    `died_with_others` is True if its worker held other jobs. It matters if the lease has expired.
     """
     if job.due_at is None or now < job.due_at:
         return []

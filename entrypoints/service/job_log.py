@@ -1,4 +1,5 @@
-"""Log lines for the person on call: failed attempts, lost leases, retries, refusals, slow batches.
+"""Log lines for the person on call: failed attempts, expired leases, retries, refusals and slow
+batches.
 
 They are about what this server's writer has recorded. The lines of a burst are bounded: the rest is
 counted.

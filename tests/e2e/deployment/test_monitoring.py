@@ -1,4 +1,4 @@
-"""Alert rules, the Grafana board and the page on metrics, held against Prometheus and a server."""
+"""Alert rules, the Grafana dashboard and the page on metrics, with Prometheus and a server."""
 
 import json
 import re

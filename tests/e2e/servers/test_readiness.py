@@ -55,7 +55,7 @@ def soon() -> str:
 
 
 def assert_all_loops_run(server: FairlogServer) -> None:
-    """Schedules are acted on, lost leases end, and streams tell of it."""
+    """Schedules are acted on, leases expire, and streams tell of it."""
     told: list[str] = []
 
     def listen() -> None:

@@ -136,7 +136,7 @@ def test_a_log_that_is_ahead_of_the_clock_goes_on(ahead: Fairlog, clock: ManualC
         execute_now(ahead, submission(4))
     assert asyncio.run(user_limits(ahead, USER)).remaining == 0
     clock.advance(60)
-    assert asyncio.run(ahead.enforce_deadlines()) == 1  # the lost lease
+    assert asyncio.run(ahead.enforce_deadlines()) == 1  # the expired lease
     assert asyncio.run(user_limits(ahead, USER)).remaining == 3
     do(ahead, submission(4), Submitted)
     assert corrections(ahead) == [CorrectionReason.LOG_AHEAD]

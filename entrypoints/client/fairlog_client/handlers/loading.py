@@ -70,8 +70,8 @@ class JobContext(Struct, frozen=True, eq=False, kw_only=True):
     def cancelled(self) -> bool:
         """Return True once the handler should end, since its result will not be used.
 
-        The job was cancelled, its lease was lost, its time-out has passed, or the worker stops. A
-        thread cannot be stopped from outside: a long handler that is not async should check this
+        The job was cancelled, its lease has expired, its time-out has passed, or the worker stops.
+        A thread cannot be stopped from outside: a long handler that is not async should check this
         between its steps and return.
         """
         return self.cancellation.is_set()
