@@ -63,7 +63,7 @@ def bring(root: Path, target: Path) -> None:
 
 
 def npm() -> list[str]:
-    """The command to begin with."""
+    """Return the command that runs npm, to be followed by its arguments."""
     found = shutil.which("npm")
     if found:
         return [found]

@@ -138,7 +138,11 @@ _Worker = tuple[WorkerId | None, KeyName | None]  # a worker and the API key of 
 
 
 def decide(model: WriteModel, command: Command, policy: Policy, now: datetime) -> Decision:
-    """Decide a command. Pure: equal state, command and time give an equal decision."""
+    """Return the events that follow from a command, and the answer to its caller.
+
+    A refusal is not raised: it is the `reply` of the decision. `now` is the log's time, UTC. The
+    function is pure: equal state, command, policy and time give an equal decision.
+    """
     key = None
     if command.by is not None and not isinstance(command, ReportRefusals):
         key = model.keys.valid(command.by, now)
@@ -534,7 +538,10 @@ def _accept_loss(model: WriteModel, command: AcceptLoss) -> Decision:
 
 
 def _new_events(job: Job, command: JobCommand, events: Sequence[Event]) -> Sequence[NewEvent]:
-    """The body of a command is kept only by an event that names it: what came too late is not."""
+    """Return the new events of a job, each with the command's body if it names it.
+
+    A body that no event names, since it came too late, is not stored.
+    """
     body = _body_of(command)
     return [NewEvent(event, job.id, body if named_body(event) else None) for event in events]
 

@@ -91,8 +91,10 @@ class Claims:
     def given(
         self, claim: ClaimHash, rows: Mapping[JobId, Job], now: datetime
     ) -> Sequence[Job] | None:
-        """The jobs of an earlier request that nobody else was given, in the order in which it gave
-        them; None where there was none lately.
+        """Return the jobs of an earlier request of the claim, in the order in which it gave them.
+
+        Jobs that a later claim has started are left out. None: the claim is not known, since there
+        was no such request, or not lately.
         """
         jobs = [rows[job_id] for job_id in self.jobs.get(claim, ())]
         made = [self.notes[claim]] if claim in self.notes else []

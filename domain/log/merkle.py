@@ -97,7 +97,12 @@ def is_included(
 def is_consistent(
     first: int, second: int, first_root: bytes, second_root: bytes, path: Sequence[bytes]
 ) -> bool:
-    """Verify that the second tree only adds to the first (RFC 9162, section 2.1.4.2)."""
+    """Return True if the proof shows that the second tree only adds to the first.
+
+    `first` and `second` are numbers of leaves, the roots and the hashes of `path` have 32 bytes.
+    Every tree adds to the empty one, so for `first` of 0 the second root is not looked at. A proof
+    that does not fit gives False; nothing is raised (RFC 9162, section 2.1.4.2).
+    """
     if first == second:
         return not path and first_root == second_root
     if not 0 < first < second:

@@ -119,8 +119,11 @@ def fired(
     reason: str | None = None,
     again_at: datetime | None = None,
 ) -> ScheduleFired:
-    """Return the event of a run, with the due time that is next. `again_at` is when a deferred run
-    is decided again.
+    """Return the event of a run, with the due time that is next.
+
+    `job` is given for the outcome SUBMITTED alone: the job that was submitted. `reason` is given
+    for REFUSED and DEFERRED: the message of the refusal. `again_at` is given for DEFERRED alone:
+    the time, UTC, at which the run is decided again.
     """
     event = ScheduleFired(
         name=schedule.name,

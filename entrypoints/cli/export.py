@@ -127,7 +127,7 @@ def follow(
 def _news(
     fairlog: Fairlog, wanted: EventFilter, after: int, *, bodies: bool
 ) -> Iterator[list[ExportedEvent]]:
-    """Pages as they come; a database that is away is waited for."""
+    """Yield pages of events as they come. Waits for a database that is away."""
     is_away = False
     while True:
         try:

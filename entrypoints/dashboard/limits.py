@@ -217,7 +217,11 @@ def _effective(
 
 
 def _read(context: DashboardContext, connection: Connection, at: ShownMoment) -> dict[str, object]:
-    """The windows shown are those of the users that submitted most since they began."""
+    """Return what every view of the page shows: windows, refusals, throttles and pauses.
+
+    The windows are those of the users who have submitted most, or been refused most, since the
+    current window began; those with the fewest submissions left come first.
+    """
     policy = context.fairlog.policy
     leading = context.activity.top_counts(connection, at.seconds - HOUR_SECONDS)
     begun = int(window_start(at.now, policy.window_seconds).timestamp())

@@ -162,7 +162,7 @@ class LogWatcher:
                 await self._stopping.wait()
 
     def batch_written(self, batch: BatchWritten) -> None:
-        """Observes the writer; called in its thread."""
+        """Observe a batch of the writer, which calls this in its thread."""
         loop = self._event_loop
         if loop is not None and not loop.is_closed():
             with contextlib.suppress(RuntimeError):  # the loop closed just now

@@ -83,7 +83,7 @@ class ProjectorRunner:
             self._thread.join(_STOP_SECONDS_MAX)
 
     def published(self, events: Sequence[Recorded], *_: object) -> None:
-        """Subscribed to the writer; called in its thread."""
+        """Note new events for the projectors to apply. The writer calls this in its thread."""
         self._pending += len(events)
         self._news.set()
         if self._pending >= EVENTS_PER_BATCH:

@@ -37,7 +37,7 @@ class OpenJobs(Struct, frozen=True):
 def read_open_jobs(
     connection: Connection, line: LineQueries, front: OldestWaiting, now: datetime
 ) -> dict[Kind, OpenJobs]:
-    """Return the open jobs of the busiest kinds, and of the others together."""
+    """Return the open jobs of the KINDS_MAX kinds with the most, and of all others as `OTHERS`."""
     kinds, others = line.busiest_kinds(connection, KINDS_MAX)
     since = front.waiting_since(connection, [kind for kind, load in kinds if load.waiting])
     found = {

@@ -187,8 +187,11 @@ def remove_jobs(
 
 
 def removals(states: int, tree: int, cut: int) -> list[Removal]:
-    """Return what deletes the rows, other than jobs, that the snapshot at a cut leaves out: states
-    of the system and full tiles, of the generations given, some at a time.
+    """Return the deletions of all rows but jobs that the snapshot at a cut leaves out.
+
+    These are states of the system from before the cut, of the generation `states`, and tiles that
+    are full at the cut, of the generation `tree`. `cut` is a position. A deletion removes a bounded
+    number of rows: call each until it returns 0.
     """
     found: list[Removal] = [
         lambda connection: remove_some(

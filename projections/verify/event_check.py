@@ -44,7 +44,7 @@ class EventCheck:
     def __init__(
         self, pages: LogPages, end: int, erasures: "ErasureCheck", sink: FindingsSink
     ) -> None:
-        """Events after the position `end` are checked but not returned."""
+        """Begin a check in which events after the position `end` are checked but not returned."""
         self.stopped_at: int | None = None  # position of the first event that cannot be read
         self._erasures = erasures
         self._pages = pages
