@@ -60,7 +60,7 @@ from projections.verify import bookkeeping
 from projections.verify.bookkeeping import REGISTRY
 
 # Tables that may be dropped while no server runs, and that nothing is built into from the log.
-_BESIDE_THE_LOG: Final = (
+_TABLES_OUTSIDE_LOG: Final = (
     live_servers,
     lost_events,
     dashboard_sessions,
@@ -93,11 +93,11 @@ def compose(
     )
     events, leaves = RecentEvents[Recorded](), RecentEvents[Leaf]()
 
-    def remember(recorded: Sequence[Recorded], linked: Sequence[Leaf], last_hash: bytes) -> None:
+    def keep_recent(recorded: Sequence[Recorded], linked: Sequence[Leaf], last_hash: bytes) -> None:
         events.add(recorded, last_hash)
         leaves.add(linked, last_hash)
 
-    writer.subscribe(remember)
+    writer.subscribe(keep_recent)
     fairlog = _wired(settings, database, log, writer, supervisor, events, leaves)
     writer.subscribe(fairlog.projector_runner.published)
     return fairlog
@@ -186,7 +186,7 @@ def prepare(fairlog: Fairlog, progress: Progress = lambda _done, _total: None) -
     except NoTriggers as error:
         _log.warning("events_unprotected", reason=str(error))
     with fairlog.database.write() as connection:
-        create_all(connection, [registry.registry, *_LEFT_BY_ARCHIVES, *_BESIDE_THE_LOG])
+        create_all(connection, [registry.registry, *_LEFT_BY_ARCHIVES, *_TABLES_OUTSIDE_LOG])
     with fairlog.database.read() as connection:
         stale = outdated(connection, inline_projections())
         if stale and fairlog.log.cut(connection).position:
@@ -234,7 +234,7 @@ def projection_tables(fairlog: Fairlog) -> dict[str, Sequence[sa.Table]]:
     Tables that belong to no single projection have the key `REGISTRY`.
     """
     asynchronous = [one.projection for one in fairlog.projector_runner.projectors]
-    others = (registry.registry, checkpoints, *_BESIDE_THE_LOG)
+    others = (registry.registry, checkpoints, *_TABLES_OUTSIDE_LOG)
     return {REGISTRY: others} | {
         projection.name: projection.tables for projection in (*inline_projections(), *asynchronous)
     }

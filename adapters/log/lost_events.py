@@ -58,14 +58,15 @@ def latest_lost(connection: Connection, at: int) -> int:
     return at if found is None else max(at, int(found))
 
 
-def report(connection: Connection, at: int, known: int, remembered: Sequence[Recorded]) -> None:
-    """Report the events after `at`, the end of the log, up to `known`; some are remembered.
+def report(connection: Connection, at: int, known: int, kept: Sequence[Recorded]) -> None:
+    """Report the events after `at`, the end of the log, up to `known`.
 
+    `kept` are those of them, and earlier ones, that this writer has in memory.
     What others have reported stays, unless more is known here. The caller holds the head lock.
     """
     outdated = lost_events.c.position <= at  # of an earlier loss, which did not last
     connection.execute(lost_events.delete().where(outdated))
-    known_here = [one.position for one in remembered if one.position > at]
+    known_here = [one.position for one in kept if one.position > at]
     for start in range(0, len(known_here), ROWS_PER_INSERT):
         some = known_here[start : start + ROWS_PER_INSERT]
         connection.execute(
@@ -74,7 +75,7 @@ def report(connection: Connection, at: int, known: int, remembered: Sequence[Rec
             )
         )
     reported = set(connection.execute(sa.select(lost_events.c.position)).scalars())
-    rows = {one.position: _row(one) for one in remembered if one.position > at}
+    rows = {one.position: _row(one) for one in kept if one.position > at}
     rows.setdefault(known, {"position": known})
     new = [row for position, row in sorted(rows.items()) if position not in reported]
     for start in range(0, len(new), ROWS_PER_INSERT):

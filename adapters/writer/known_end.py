@@ -19,7 +19,7 @@ from domain.decisions.ports import Head
 from domain.language.errors import EventsLost
 from domain.language.events import EventLost, Recorded
 
-EVENTS_REMEMBERED: Final = 20_000  # the latest ones that this writer wrote, some 20 MB at most
+EVENTS_KEPT: Final = 20_000  # the latest ones that this writer wrote, some 20 MB at most
 REPORTS_SECONDS: Final = 1.0  # between two looks for what other writers have reported
 LAG_SECONDS_MAX: Final = 3.0  # what is missing for longer is lost
 
@@ -37,7 +37,7 @@ class KnownEnd:
     def __init__(self, log: SqlEventLog) -> None:
         self.latest: KnownEvent | None = None  # None: none yet
         self._log = log
-        self._remembered: deque[Recorded] = deque(maxlen=EVENTS_REMEMBERED)
+        self._kept: deque[Recorded] = deque(maxlen=EVENTS_KEPT)
         self._compared_with: Connection | None = None  # one connection has one log
         self._looked_at = 0.0  # for reports, time.monotonic()
         self._missing_since: float | None = None  # time.monotonic(); None: nothing is missing
@@ -74,7 +74,7 @@ class KnownEnd:
         elif time.monotonic() - self._looked_at > REPORTS_SECONDS:
             self._look_for_reports(connection, head)
         if not has_all:
-            self._remembered.clear()
+            self._kept.clear()
             self._reported = None
         self.note(head)
         return has_all
@@ -83,7 +83,7 @@ class KnownEnd:
         """Note the head, which the log has had, and the events up to it that this writer wrote."""
         if head.position:
             self.latest = KnownEvent(head.position, head.hash)
-        self._remembered.extend(written)
+        self._kept.extend(written)
 
     def is_report_due(self) -> bool:
         """Return True if events have been missing for so long that they are lost, and no report of
@@ -107,7 +107,7 @@ class KnownEnd:
             # The reports may be gone: a backup without them was restored, or they were deleted.
             if has_reported and lost_events.latest_lost(connection, at) >= known.position:
                 return
-            lost_events.report(connection, at, known.position, list(self._remembered))
+            lost_events.report(connection, at, known.position, list(self._kept))
         self._reported = at, known.position
 
     def _look_for_reports(self, connection: Connection, head: Head) -> None:

@@ -70,7 +70,7 @@ _CAUSES: Final[Mapping[type[Event], frozenset[Right]]] = {
     KeyRotated: frozenset({Right.KEYS}),
     KeyRevoked: frozenset({Right.KEYS}),
 }
-_FOR_A_USER: Final = (
+_ABOUT_USERS: Final = (
     RateLimitDecided,
     JobSubmitted,
     SubmissionDeduplicated,
@@ -111,7 +111,7 @@ def _wrong(keys: ApiKeys, event: KeyCreated | KeyRotated | KeyRevoked) -> str | 
 def _beyond_rights(key: ApiKey, event: Event) -> str | None:
     if key.rights.isdisjoint(_CAUSES.get(type(event), ())):
         return f"the key {key.name!r} with the role {key.role.value} may not cause it"
-    if isinstance(event, _FOR_A_USER) and not key.is_for_user(event.user_id):
+    if isinstance(event, _ABOUT_USERS) and not key.is_for_user(event.user_id):
         return f"the key {key.name!r} is not for user {event.user_id!r}"
     return None
 

@@ -93,7 +93,7 @@ async def audit(
     )
 
 
-@get("/audit/standing")
+@get("/audit/state")
 async def system_state(
     request: Request[Any, Any, Any],
     context: NamedDependency[DashboardContext],

@@ -128,7 +128,7 @@ _DASHBOARD: Final[Mapping[tuple[str, str], _Rule]] = {
     ("POST", "/jobs/retry"): _CHANGE_JOBS,
     ("POST", "/jobs/retry-matching"): _OPERATE,
     ("GET", "/audit"): _READ,
-    ("GET", "/audit/standing"): _READ_ALL,
+    ("GET", "/audit/state"): _READ_ALL,
     ("GET", "/pulse"): _READ,
 }
 RULES: Final = {**_API, **_DASHBOARD}

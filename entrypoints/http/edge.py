@@ -42,7 +42,7 @@ SINGLE_FIELDS: Final = frozenset(
 # Paths that end in a name chosen by a client. All other paths need no percent-encoding.
 _SCHEDULES: Final = b"/v1/schedules/"
 _NAMED: Final = (b"/v1/limits/", b"/v1/kinds/", b"/v1/plans/", b"/v1/resources/", _SCHEDULES)
-_OF_A_SCHEDULE: Final = (b"/trigger", b"/backfill")
+_SCHEDULE_ACTIONS: Final = (b"/trigger", b"/backfill")
 _USER_KINDS: Final = (b"/v1/limits/", b"/kinds/")  # before the user and before the kind
 _TILES: Final = b"/tile/"  # whose numbers have leading zeros; `tile_at` accepts one form of each
 _PATH: Final = re.compile(rb"/(?:[A-Za-z0-9._~-]+(?:/[A-Za-z0-9._~-]+)*)?")
@@ -183,7 +183,7 @@ def named_path(path: bytes) -> str:
     name = path.removeprefix(prefix)
     action = b""
     if prefix == _SCHEDULES:
-        action = next((one for one in _OF_A_SCHEDULE if name.endswith(one)), b"")
+        action = next((one for one in _SCHEDULE_ACTIONS if name.endswith(one)), b"")
         name = name.removesuffix(action)
     user, divider, kind = name.partition(before_kind)
     names = [user, kind] if prefix == before_user and divider and user and kind else [name]

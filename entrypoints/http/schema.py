@@ -14,7 +14,7 @@ from litestar.typing import FieldDefinition
 from msgspec import Struct
 
 from entrypoints.http.access import PUBLIC, rule_of
-from entrypoints.http.operations import name_operations
+from entrypoints.http.operation_names import name_operations
 from entrypoints.http.problem_responses import ProblemDetails, describe_problems
 from entrypoints.http.strict_json import RequestBatch
 

@@ -27,7 +27,7 @@ ENTRY_BYTES: Final = 400  # of an entry without its payload, about
 _Query = Callable[[Connection], None]
 
 
-class _Kept(Struct, frozen=True, gc=False):
+class _StoredPayload(Struct, frozen=True, gc=False):
     payload: Body
     since: float  # monotonic seconds
 
@@ -46,7 +46,7 @@ class Payloads:
     ) -> None:
         self._read_bodies = read_bodies
         self._now = now
-        self._kept: OrderedDict[JobId, _Kept] = OrderedDict()  # oldest first
+        self._kept: OrderedDict[JobId, _StoredPayload] = OrderedDict()  # oldest first
         self._bytes = 0
 
     def keep(self, job_id: JobId, payload: Body) -> None:
@@ -57,7 +57,7 @@ class Payloads:
         size = payload.size + ENTRY_BYTES
         if payload.size <= KEPT_PAYLOAD_BYTES_MAX and self._bytes + size <= KEPT_BYTES_MAX:
             self.drop(job_id)
-            self._kept[job_id] = _Kept(payload, now)
+            self._kept[job_id] = _StoredPayload(payload, now)
             self._bytes += size
 
     def drop(self, job_id: JobId) -> None:

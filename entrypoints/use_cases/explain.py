@@ -60,18 +60,18 @@ async def explain_job(
     also if the key may not see the job.
     """
     query = fairlog.with_saved_rows(lambda connection: input_of(fairlog, connection, job_id))
-    facts = await fairlog.read_long(query)
-    if seen_by is not None and not seen_by.is_for(facts.job.user_id, facts.job.kind):
+    known = await fairlog.read_long(query)
+    if seen_by is not None and not seen_by.is_for(known.job.user_id, known.job.kind):
         raise UnknownJob(job_id)
-    return explanation_of(facts)
+    return explanation_of(known)
 
 
-def explanation_of(facts: ExplanationInput) -> ExplanationView:
+def explanation_of(known: ExplanationInput) -> ExplanationView:
     """Return the explanation of a job as the API gives it."""
-    explained = explain(facts)
+    explained = explain(known)
     return {
-        "job_id": facts.job.id,
-        "state": facts.job.state,
+        "job_id": known.job.id,
+        "state": known.job.state,
         "summary": explained.summary,
         "reasons": [
             {"code": one.code, "text": one.text, **one.numbers} for one in explained.reasons

@@ -100,24 +100,26 @@ class AsyncProjector(Generic[E]):
         return step_all([self]).left
 
     def fold_next(
-        self, connection: Connection, at: Checkpoint | None, tail: "Tail"
+        self, connection: Connection, at: Checkpoint | None, log_end: "LogEnd"
     ) -> "FoldedBatch":
         """Fold the next batch of events after the stored checkpoint. Raises `NoCheckpoint`."""
-        if at is None or at.hash is None or at.hash != tail.hash_at(at.position):
+        if at is None or at.hash is None or at.hash != log_end.hash_at(at.position):
             raise NoCheckpoint(
                 "There is no checkpoint."
                 if at is None
                 else f"The checkpoint at {at.position} does not belong to this log."
             )
-        limit = min(tail.position - at.position, self._events_per_batch)
+        limit = min(log_end.position - at.position, self._events_per_batch)
         events = self._events(connection, at.position, limit) if limit > 0 else ()
         to, changes = at, Changes(())
         if events:
-            to = Checkpoint(at.generation, events[-1].position, tail.hash_at(events[-1].position))
+            to = Checkpoint(
+                at.generation, events[-1].position, log_end.hash_at(events[-1].position)
+            )
             if to.hash is None:
                 raise LogUnavailable(f"The event {to.position} cannot be read here yet.")
             changes = self.projection.fold(connection, at.generation, events)
-        return FoldedBatch(self.projection.name, at, to, changes, tail.position - to.position)
+        return FoldedBatch(self.projection.name, at, to, changes, log_end.position - to.position)
 
     def rebuild(self, progress: Progress = lambda _done, _total: None) -> int:
         """Build a new generation and make it current; return the number of events applied."""
@@ -130,7 +132,7 @@ class AsyncProjector(Generic[E]):
         # reach its position at the start and that of the current generation.
         while at.position < end or not self._has_caught_up(at):
             with self.reading() as connection:
-                batch = self.fold_next(connection, at, Tail(self.log, connection))
+                batch = self.fold_next(connection, at, LogEnd(self.log, connection))
                 progress(at.position, at.position + batch.left)
             if batch.to == at:
                 break
@@ -204,7 +206,7 @@ class AsyncProjector(Generic[E]):
         remove_rows(self.writing, self.projection, generation)
 
 
-class Tail:
+class LogEnd:
     """The end of the log, as one transaction reads it; each value is read once."""
 
     def __init__(self, log: EventLog[Connection], connection: Connection) -> None:
@@ -248,9 +250,9 @@ def step_all(projectors: Sequence[AsyncProjector[Any]]) -> Step:
     first = projectors[0]
     with first.reading() as connection:
         found = current_checkpoints(connection, [one.projection for one in projectors])
-        tail = Tail(first.log, connection)
+        log_end = LogEnd(first.log, connection)
         batches = [
-            one.fold_next(connection, found.get(one.projection.name), tail) for one in projectors
+            one.fold_next(connection, found.get(one.projection.name), log_end) for one in projectors
         ]
     write_all(first.writing, [one for one in batches if one.to != one.at])
     return Step(max(one.left for one in batches), {one.name: one.to.position for one in batches})

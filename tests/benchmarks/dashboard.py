@@ -88,11 +88,11 @@ def _answers(server: BenchmarkServer, filled: Filled, rounds: int) -> Iterator[F
         p50, p99 = median(milliseconds), quantiles(milliseconds, n=100, method="inclusive")[98]
         yield Figure(f"{name}, p50", p50, "ms", noop, at_most(ANSWER_MS_MAX))
         yield Figure(f"{name}, p99", p99, "ms", noop)
-    standings = [
-        _took_ms(server, "GET", f"/audit/standing?as_of={2 * random.randint(1, filled.jobs)}")
+    states = [
+        _took_ms(server, "GET", f"/audit/state?as_of={2 * random.randint(1, filled.jobs)}")
         for _ in range(5)
     ]
-    yield Figure("how all stood at a moment, median", median(standings), "ms", noop)
+    yield Figure("system state at a moment, median", median(states), "ms", noop)
 
 
 def _took_ms(server: BenchmarkServer, method: str, path: str, body: object = None) -> float:

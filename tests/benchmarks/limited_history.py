@@ -10,14 +10,14 @@ from domain.language.limits import Rate
 from tests.benchmarks.history import HEAVY, Teller, Told
 
 _PLENTY: Final = Rate(1_000_000, 60)
-_ONE_A_MONTH: Final = Rate(1, 31 * 86_400)
+_ONE_PER_MONTH: Final = Rate(1, 31 * 86_400)
 _HELD: Final = PlanName("held")
 _PLANS: Final = {
     PlanName("gold"): LimitChanged(
         scope=Scope.PLAN, plan=PlanName("gold"), throttle=_PLENTY, weight=1_000
     ),
     PlanName("free"): LimitChanged(scope=Scope.PLAN, plan=PlanName("free"), throttle=_PLENTY),
-    _HELD: LimitChanged(scope=Scope.PLAN, plan=_HELD, throttle=_ONE_A_MONTH),
+    _HELD: LimitChanged(scope=Scope.PLAN, plan=_HELD, throttle=_ONE_PER_MONTH),
 }
 
 

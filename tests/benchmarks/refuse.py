@@ -36,7 +36,8 @@ from tests.support.waiting import wait_until
 CLIENTS: Final = 64
 _WINDOW_SECONDS: Final = 86_400  # none ends while we measure, but at midnight
 _QUIET_SECONDS: Final = 2 * REPORT_SECONDS
-_REPORTED_SECONDS_MAX: Final = 60.0  # until the door's counts are in the log; of 1,000 users: 9
+# Until the counts of the refusal cache are in the log; of 1,000 users: 9.
+_REPORTED_SECONDS_MAX: Final = 60.0
 
 
 class _Flood(Struct, frozen=True):

@@ -30,7 +30,7 @@ VIEWS = [
     "/jobs/4",
     "/jobs/2?as_of=2",
     "/audit?as_of=3",
-    "/audit/standing?as_of=3",
+    "/audit/state?as_of=3",
 ]
 
 

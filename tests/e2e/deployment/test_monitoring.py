@@ -56,13 +56,15 @@ def samples_of(families: dict[str, Metric]) -> set[str]:
     return found
 
 
-def board() -> dict[str, Any]:
+def dashboard() -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads((DEPLOY / "grafana/fairlog.json").read_text())
     return loaded
 
 
-def expressions_of_board() -> list[str]:
-    return [target["expr"] for panel in board()["panels"] for target in panel.get("targets", [])]
+def expressions_of_dashboard() -> list[str]:
+    return [
+        target["expr"] for panel in dashboard()["panels"] for target in panel.get("targets", [])
+    ]
 
 
 def rules() -> list[dict[str, Any]]:
@@ -97,21 +99,21 @@ def test_each_alert_fires_when_it_should_and_only_then() -> None:
     assert {name for name in named if f"{name}{{" not in fed} == set()
 
 
-def test_prometheus_accepts_every_expression_of_the_board(tmp_path: Path) -> None:
-    expressions = expressions_of_board()
+def test_prometheus_accepts_every_expression_of_the_dashboard(tmp_path: Path) -> None:
+    expressions = expressions_of_dashboard()
     assert len(expressions) > 20
     rates = [
         {"record": f"panel:{number}", "expr": one.replace("$__rate_interval", "5m")}
         for number, one in enumerate(expressions)
     ]
-    file = tmp_path / "board.yml"
-    file.write_text(json.dumps({"groups": [{"name": "board", "rules": rates}]}))
+    file = tmp_path / "dashboard.yml"
+    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rates}]}))
     assert f"{len(rates)} rules found" in checked("promtool", "check", "rules", str(file))
 
 
-def test_the_panels_of_the_board_have_their_own_places_and_a_title() -> None:
+def test_the_panels_of_the_dashboard_have_their_own_places_and_a_title() -> None:
     taken: set[tuple[int, int]] = set()
-    panels = board()["panels"]
+    panels = dashboard()["panels"]
     for panel in panels:
         place = panel["gridPos"]
         cells = {
@@ -126,15 +128,17 @@ def test_the_panels_of_the_board_have_their_own_places_and_a_title() -> None:
     assert all(panel["title"] for panel in panels)
 
 
-def test_a_server_has_every_metric_that_rules_and_board_name(families: dict[str, Metric]) -> None:
-    queries = [rule["expr"] for rule in rules()] + expressions_of_board()
-    variables = [variable["query"] for variable in board()["templating"]["list"]]
+def test_a_server_has_every_metric_that_rules_and_dashboard_name(
+    families: dict[str, Metric],
+) -> None:
+    queries = [rule["expr"] for rule in rules()] + expressions_of_dashboard()
+    variables = [variable["query"] for variable in dashboard()["templating"]["list"]]
     named = set(METRIC.findall(" ".join(queries + [str(query) for query in variables])))
     assert len(named) > 15
     assert named - samples_of(families) == set()
 
 
-def test_labels_that_rules_and_board_name_exist(families: dict[str, Metric]) -> None:
+def test_labels_that_rules_and_dashboard_name_exist(families: dict[str, Metric]) -> None:
     labels = {
         label
         for name, family in families.items()
@@ -142,7 +146,7 @@ def test_labels_that_rules_and_board_name_exist(families: dict[str, Metric]) -> 
         for sample in family.samples
         for label in sample.labels
     }
-    queries = " ".join([rule["expr"] for rule in rules()] + expressions_of_board())
+    queries = " ".join([rule["expr"] for rule in rules()] + expressions_of_dashboard())
     named = {
         label.strip()
         for group in re.findall(r"(?:by|on) \(([^)]*)\)", queries)

@@ -40,7 +40,7 @@ PAGES: Final = [
     "docs/security.md",
 ]
 # Pages that make databases themselves, and so need a server of their own.
-PAGES_WITH_A_SERVER: Final = [
+PAGES_WITH_SERVER: Final = [
     "docs/how-to/backup.md",
     "docs/how-to/deploys.md",
     "docs/how-to/mysql.md",
@@ -90,7 +90,7 @@ def test_the_tutorial_leads_from_nothing_to_a_handler_on_mariadb_with_accounts(
             reader.follow(block)
 
 
-# What a page says of a server is in PAGES_WITH_A_SERVER; the others are the same on each database.
+# What a page says of a server is in PAGES_WITH_SERVER; the others are the same on each database.
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("page", PAGES)
 def test_the_page_does_what_it_says(
@@ -102,7 +102,7 @@ def test_the_page_does_what_it_says(
             reader.follow(block)
 
 
-@pytest.mark.parametrize("page", PAGES_WITH_A_SERVER)
+@pytest.mark.parametrize("page", PAGES_WITH_SERVER)
 def test_the_page_does_what_it_says_on_a_server_of_its_own(
     page: str, private_mariadb: MariaDB, tmp_path: Path
 ) -> None:
@@ -112,7 +112,7 @@ def test_the_page_does_what_it_says_on_a_server_of_its_own(
 
 
 def test_every_block_is_run_or_says_why_not() -> None:
-    read = {*TUTORIAL, *PAGES, *PAGES_WITH_A_SERVER, *READ_ELSEWHERE}
+    read = {*TUTORIAL, *PAGES, *PAGES_WITH_SERVER, *READ_ELSEWHERE}
     neglected = [
         block.place
         for document in documents()

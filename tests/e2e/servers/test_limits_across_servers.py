@@ -93,7 +93,7 @@ def test_a_limit_changed_on_one_server_holds_on_the_other(servers: list[FairlogS
         submit(two, payload=number)
     refused(servers[1], "full")
     one.put("/v1/limits/ada", json={"limit": LIMIT + 1})
-    # A process that refuses at its door learns of the change a moment later.
+    # A process that refuses by its own cache learns of the change a moment later.
     wait_until(
         lambda: (
             two.post(

@@ -149,7 +149,7 @@ def test_bulk_calls_are_refused_and_forms_change_no_job_of_others(keyed: KeyedSe
                 for one in (job_id, ABSENT)
             )
             assert (found.status_code, found.text) == absent_as(job_id, absent)
-    for path in ("/fairness", "/limits", "/charts.json", "/audit/standing?as_of=1"):
+    for path in ("/fairness", "/limits", "/charts.json", "/audit/state?as_of=1"):
         assert client.get(path).status_code == 403
     assert client.get(f"/jobs/{keyed.bobs[0]}").status_code == 404
     assert [reader.get(f"/v1/jobs/{job_id}").json() for job_id in keyed.bobs] == before

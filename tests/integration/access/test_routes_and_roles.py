@@ -100,7 +100,7 @@ def request(
     if path.endswith("/whole/{name}"):
         values["name"] = "payload"
     address = re.sub(r"\{(\w+)\}", lambda found: str(values[found[1]]), path)
-    if address == "/audit/standing":
+    if address == "/audit/state":
         address += "?as_of=1"
     body = {} if method == "GET" else {"json": BODIES.get(path, {})}
     with client.stream(method, address, **body) as answer:

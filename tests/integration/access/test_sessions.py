@@ -159,7 +159,7 @@ def test_a_submitter_sees_its_own_users_alone(keyed: KeyedServer) -> None:
                 missing = client.get(f"/jobs/{ABSENT}{path}")
                 assert hidden.status_code == 404
                 assert (hidden.status_code, hidden.text) == absent_as(job_id, missing)
-        for path in ("/fairness", "/limits", "/charts.json", "/audit/standing?as_of=1"):
+        for path in ("/fairness", "/limits", "/charts.json", "/audit/state?as_of=1"):
             assert client.get(path).status_code == 403
 
 

@@ -58,7 +58,7 @@ def catch_up(fairlog: Fairlog) -> None:
             pass
 
 
-def standing(fairlog: Fairlog, position: int) -> SystemState:
+def system_state(fairlog: Fairlog, position: int) -> SystemState:
     return fairlog.read_now(
         lambda connection: state_at(connection, current(), fairlog.log.read, position)
     )
@@ -70,7 +70,7 @@ def is_open(window: WindowKey, counter: WindowCounter, of: SystemState) -> bool:
 
 
 def assert_equal(found: SystemState, model: WriteModel) -> None:
-    """Everything that a standing holds is what the writer's own state has."""
+    """Everything that a system state holds is what the writer's own state has."""
     assert found.position == model.position
     counts = Counter(job.state for job in model.jobs.rows.values())
     assert found.jobs == {state: counts[state] for state in State}
@@ -126,7 +126,7 @@ def test_at_random_positions_everything_stands_as_a_fold_of_the_log_up_to_there(
     for position in wanted:
         for recorded in told[model.position : position]:
             model.evolve(recorded)
-        assert_equal(standing(fairlog, position), model)
+        assert_equal(system_state(fairlog, position), model)
         for job_id in chance.sample(sorted(model.jobs.rows), min(3, len(model.jobs.rows))):
             job = model.jobs.rows[job_id]
             assert job_at(fairlog, job_id, position) == replace(job, holds_key=True)
@@ -185,7 +185,7 @@ def test_a_snapshot_of_many_parts_comes_back_whole(
     model = WriteModel()
     for recorded in log_of(fairlog)[:1_234]:
         model.evolve(recorded)
-    assert_equal(standing(fairlog, 1_234), model)
+    assert_equal(system_state(fairlog, 1_234), model)
 
 
 def test_few_snapshots_are_kept_and_the_older_the_farther_apart() -> None:
@@ -233,7 +233,7 @@ def test_at_each_position_what_was_set_stands_as_a_fold_of_the_log_up_to_there(
     model = WriteModel()
     for recorded in log_of(fairlog):
         model.evolve(recorded)
-        found = standing(fairlog, model.position)
+        found = system_state(fairlog, model.position)
         assert_equal(found, model)
         for past in found.schedules.in_order():
             with fairlog.database.read() as connection:

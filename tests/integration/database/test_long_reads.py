@@ -30,7 +30,7 @@ CLIENTS = 24
         ("/audit?user=ada&type=JobFailed&before={}", audit_log, "find_newest"),
         ("/jobs?user=ada&kind=echo&before={}", JobSearch, "older"),
         ("/jobs/2?as_of={}", TimeTravel, "position"),
-        ("/audit/standing?as_of={}", TimeTravel, "state"),
+        ("/audit/state?as_of={}", TimeTravel, "state"),
     ],
 )
 def test_large_pages_and_what_looks_at_much_keep_nothing_else_waiting(

@@ -119,7 +119,7 @@ def test_a_retry_counts_as_a_submission_and_a_loop_of_them_comes_to_an_end(
         refused = [
             one for one in audit(client, type="RateLimitDecided") if not one["data"]["allowed"]
         ]
-        assert len(refused) < 20  # the door puts them together
+        assert len(refused) < 20  # the refusal cache merges them
         more = {"user_id": "ada", "kind": "echo", "payload": "more"}
         problem(client.post("/v1/jobs", json=more), 429)
         submit(client, "bob")

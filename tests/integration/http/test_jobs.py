@@ -172,7 +172,7 @@ def test_a_refusal_leaves_its_decision_and_no_job(tight: httpx.Client) -> None:
     for payload in range(4):
         submit(tight, payload=payload)
     problem(post(tight, payload=4), 429)
-    # Within a second: a process that knows the window to be used up refuses at its door.
+    # Within a second: a process that knows the window to be used up refuses it itself.
     wait_until(lambda: len(audit(tight, type="RateLimitDecided")) == 5, "the refusal is recorded")
     decided = [event["data"] for event in audit(tight, type="RateLimitDecided")]
     assert [one["allowed"] for one in decided] == [True] * 4 + [False]

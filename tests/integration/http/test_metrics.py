@@ -1,4 +1,4 @@
-"""Prometheus sees what the writer, the log and the HTTP door do."""
+"""Prometheus sees what the writer, the log and the HTTP API do."""
 
 from datetime import timedelta
 

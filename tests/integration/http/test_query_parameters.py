@@ -53,7 +53,7 @@ def refused(client: httpx.Client, address: str, **headers: str) -> str:
         "/audit?as_of={}",
         "/audit?before={}",
         "/audit?job={}",
-        "/audit/standing?as_of={}",
+        "/audit/state?as_of={}",
         "/jobs/2?as_of={}",
         "/find?id={}",
     ],
@@ -110,7 +110,7 @@ def test_a_time_is_written_as_rfc_3339_writes_it(
 def test_as_of_has_one_meaning_everywhere(client: httpx.Client) -> None:
     """Digits alone are a position."""
     end = log_position(client)
-    for address in ("/v1/stats", "/v1/jobs/2", "/jobs/2", "/audit", "/audit/standing"):
+    for address in ("/v1/stats", "/v1/jobs/2", "/jobs/2", "/audit", "/audit/state"):
         assert f"ends at position {end}" in refused(client, f"{address}?as_of=20200101")
         for time in TIMES[2:]:
             sentence = refused(client, f"{address}?as_of={time}")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from adapters.settings import Settings
-from entrypoints.http.operations import OPERATIONS
+from entrypoints.http.operation_names import OPERATIONS
 from tests.conftest import NewDatabase
 from tests.support.clock import NOON, ManualClock
 from tests.support.server import AppServer

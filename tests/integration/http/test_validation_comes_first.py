@@ -90,6 +90,6 @@ def test_reports_of_refusals_hold_no_invalid_user_id(client: httpx.Client) -> No
         client.post("/jobs/submit_job", json={"user_id": user, "payload": "x"})
     for _ in range(3):
         assert submit(client, "carol").status_code == 429
-    # What was refused at the door before has been reported by then.
+    # What the refusal cache refused before has been reported by then.
     wait_until(lambda: "carol" in users_in_the_log(client), "the refusals of carol are reported")
     assert users_in_the_log(client) == {"ada", "bob", "carol"}

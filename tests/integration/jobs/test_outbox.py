@@ -24,7 +24,7 @@ from tests.support.core import do, events_in, log_of, outcomes, put_as_one_batch
 from tests.support.stories import ALICE, BOB, ECHO, submit
 
 # SQLite has one lock for the whole file, so nobody writes while a transaction is open.
-ON_A_SERVER = pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
+ON_SERVER = pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
 
 
 @contextmanager
@@ -249,7 +249,7 @@ def test_two_servers_take_each_row_once(database_url: str) -> None:
         assert sorted(bodies_of(one)) == list(range(300))
 
 
-@ON_A_SERVER
+@ON_SERVER
 def test_a_row_is_taken_when_its_transaction_commits_and_nobody_waits_for_it(
     database_url: str,
 ) -> None:
@@ -264,7 +264,7 @@ def test_a_row_is_taken_when_its_transaction_commits_and_nobody_waits_for_it(
         assert "open" in bodies_of(fairlog)
 
 
-@ON_A_SERVER
+@ON_SERVER
 def test_a_transaction_that_is_rolled_back_leaves_no_job(database_url: str) -> None:
     with service(database_url) as fairlog:
         with other_program(fairlog) as connection:
@@ -275,7 +275,7 @@ def test_a_transaction_that_is_rolled_back_leaves_no_job(database_url: str) -> N
         assert events_in(fairlog) == 0
 
 
-@ON_A_SERVER
+@ON_SERVER
 def test_a_row_that_its_program_holds_keeps_back_that_user_alone(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ from tests.support.live_line import limit_kind, limit_resource, limit_user, limi
 
 ALICE, CALL = UserId("alice"), Kind("call")
 SHOP = ResourceName("shopify:acme")
-FIVE_A_SECOND = Rate(5, 1)
+FIVE_PER_SECOND = Rate(5, 1)
 WINDOWS = 12
 OTHERS = [UserId(f"user-{number}") for number in range(20)]
 
@@ -76,10 +76,10 @@ def assert_equals_rebuilt(fairlog: Fairlog) -> None:
 @pytest.mark.parametrize(
     "limit",
     [
-        limit_user(ALICE, throttle=FIVE_A_SECOND),
-        limit_kind(CALL, throttle=FIVE_A_SECOND),
-        limit_user_kind(ALICE, CALL, throttle=FIVE_A_SECOND),
-        limit_resource("shopify:*", throttle=FIVE_A_SECOND),
+        limit_user(ALICE, throttle=FIVE_PER_SECOND),
+        limit_kind(CALL, throttle=FIVE_PER_SECOND),
+        limit_user_kind(ALICE, CALL, throttle=FIVE_PER_SECOND),
+        limit_resource("shopify:*", throttle=FIVE_PER_SECOND),
     ],
     ids=lambda one: one.scope.value,
 )

@@ -17,7 +17,7 @@ from entrypoints.service.fairlog import Fairlog
 from tests.support.history import service
 
 CANCELLED = b'{"type":"JobCancelled","user_id":"alice","kind":"echo","was":"queued"}'
-WITH_A_ROW = CANCELLED[:-1] + b',"x":1}],[3,"",1,null,7,5,"",2,{}'
+WITH_ROW = CANCELLED[:-1] + b',"x":1}],[3,"",1,null,7,5,"",2,{}'
 _STORED = (
     events.c.position,
     events.c.type,
@@ -75,7 +75,7 @@ def stored(connection: Connection) -> list[tuple[Any, ...]]:
         {"data": CANCELLED[:-1] + b',"x":"'},
         {"data": CANCELLED[:-1] + b',"x":[[1'},
         {"data": CANCELLED + b"," + CANCELLED},
-        {"data": WITH_A_ROW},
+        {"data": WITH_ROW},
         {"data": b"\xff\xfe\x00"},
     ],
     ids=repr,

@@ -309,7 +309,7 @@ class HandlerPool:
         self._dispatch()
 
     def _remove_ended(self, process: HandlerProcess) -> None:
-        in_hand = process.take_running()
+        running = process.take_running()
         if process in self._alone:
             suspect = self._alone.pop(process)
             if suspect is not None:  # it was not started, so it is still a suspect
@@ -319,12 +319,12 @@ class HandlerPool:
         if not self._all:
             self._all_ended.set()
         if process.was_closed or self._is_stopping:
-            for execution in in_hand:
+            for execution in running:
                 execution.end(process.death_result())
             return
         if process.is_abandoned:
             queue = self._suspects if process.holds_suspects else self._waiting
-            self._run_again(in_hand, queue, process)
+            self._run_again(running, queue, process)
             return
         self.died += 1
         _log.error(
@@ -332,8 +332,8 @@ class HandlerPool:
             pid=process.pid,
             how=process.exit_description,
             reason=process.refused,
-            jobs=[one.job.id for one in in_hand],
-            kinds=sorted({one.job.kind for one in in_hand}),
+            jobs=[one.job.id for one in running],
+            kinds=sorted({one.job.kind for one in running}),
         )
         if process.ready is None:
             self.problem = (
@@ -342,17 +342,17 @@ class HandlerPool:
             self._pause()
             if not any(map(self._is_usable, self._processes)):
                 self._return_waiting()
-        if len(in_hand) == 1 and not process.given_up:
-            in_hand[0].end(process.death_result())
+        if len(running) == 1 and not process.given_up:
+            running[0].end(process.death_result())
         else:
             # One of them ended the process: each is run alone, in the same attempt, to find which.
             # The others lose the time that they ran and nothing else.
-            self._run_again(in_hand, self._suspects, process)
+            self._run_again(running, self._suspects, process)
 
     def _run_again(
-        self, in_hand: list[Execution], queue: deque[Execution], process: HandlerProcess
+        self, running: list[Execution], queue: deque[Execution], process: HandlerProcess
     ) -> None:
-        for execution in in_hand:
+        for execution in running:
             if execution.is_cancelled:
                 execution.end(process.death_result())
             elif execution.begun_at is None:  # it had not begun, so it did no harm

@@ -27,7 +27,7 @@ from tests.support.stories import ALICE, BOB, ECHO, SLEEP, complete, submit
 
 GOLD = PlanName("gold")
 SHOP, OTHER_SHOP = ResourceName("shop:acme"), ResourceName("shop:other")
-TWO_A_SECOND = Rate(2, 1)
+TWO_PER_SECOND = Rate(2, 1)
 
 
 def limit_all(**limits: Any) -> ChangeLimit:
@@ -48,11 +48,11 @@ def waiting(user_id: UserId = ALICE, jobs: int = 6, kind: Kind = ECHO, **details
 # Throttles
 
 SUBJECTS = [
-    limit_user(ALICE, throttle=TWO_A_SECOND),
-    limit_kind(ECHO, throttle=TWO_A_SECOND),
-    limit_user_kind(ALICE, ECHO, throttle=TWO_A_SECOND),
-    limit_resource("shop:acme", throttle=TWO_A_SECOND),
-    limit_resource("shop:*", throttle=TWO_A_SECOND),
+    limit_user(ALICE, throttle=TWO_PER_SECOND),
+    limit_kind(ECHO, throttle=TWO_PER_SECOND),
+    limit_user_kind(ALICE, ECHO, throttle=TWO_PER_SECOND),
+    limit_resource("shop:acme", throttle=TWO_PER_SECOND),
+    limit_resource("shop:*", throttle=TWO_PER_SECOND),
 ]
 
 
