@@ -203,7 +203,10 @@ def prepare(fairlog: Fairlog, progress: Progress = lambda _done, _total: None) -
 def _saving_others(log: SqlEventLog) -> SaveOthers:
     def save(connection: Connection, head: Head, built: Sequence[InlineProjection]) -> None:
         names = {projection.name for projection in built}
-        live = LiveProjections([one for one in inline_projections() if one.name not in names], log)
+        others = [one for one in inline_projections() if one.name not in names]
+        if not others:
+            return  # else the events behind the rows would be folded once more, under the lock
+        live = LiveProjections(others, log)
         live.refresh(connection)
         live.save(connection, live.load(connection, head, RequiredRows()))
 

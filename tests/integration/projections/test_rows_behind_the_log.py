@@ -6,7 +6,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from typing import Final
 
@@ -20,7 +20,7 @@ from domain.decisions.answers import Claimed, JobUpdated, LimitsSet, Projections
 from domain.jobs.job import Job, State
 from domain.language.commands import CancelJob, ChangeLimit, SaveProjections
 from domain.language.errors import LogIsBehind, UnknownJob
-from domain.language.events import Scope
+from domain.language.events import Recorded, Scope
 from domain.language.identifiers import JobId
 from entrypoints.composition import compose, rebuild_projections
 from entrypoints.service.fairlog import Fairlog
@@ -28,7 +28,7 @@ from entrypoints.service.limit_reads import kind, user_limits
 from entrypoints.use_cases.bulk_retry import RetryFilter, retry_jobs
 from entrypoints.use_cases.explain import explain_job
 from entrypoints.use_cases.verification import verify_log
-from projections.inline.live import LiveProjections
+from projections.inline.live import LiveProjections, inline_projections
 from projections.rebuild import rebuild
 from tests.support import server
 from tests.support.core import do, outcomes, put, service, writer_of
@@ -150,6 +150,26 @@ def test_a_rebuild_leaves_all_rows_at_one_position(database_url: str, chosen: li
         do(fairlog, complete(1, JobId(2)), JobUpdated)
         do(fairlog, SaveProjections(), ProjectionsSaved)
         assert_verified(fairlog)
+
+
+@pytest.mark.usefixtures("never_saved")
+def test_a_rebuild_of_all_rows_folds_each_event_once(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events that are behind the old rows are not folded into them under the head lock."""
+    with service(database_url) as fairlog:
+        outcomes(put(fairlog, *[submit(payload=number) for number in range(20)]))
+        read: list[int] = []
+        whole_page = fairlog.log.read
+
+        def counted(connection: Connection, after: int, limit: int) -> Sequence[Recorded]:
+            events = whole_page(connection, after, limit)
+            read.extend(one.position for one in events)
+            return events
+
+        monkeypatch.setattr(fairlog.log, "read", counted)
+        rebuild_projections(fairlog, [one.name for one in inline_projections()])
+        assert sorted(read) == list(range(1, 41))
 
 
 @pytest.mark.usefixtures("never_saved")
