@@ -34,7 +34,8 @@ class Served(NamedTuple):
     """The jobs that a claim starts."""
 
     jobs: Sequence[WaitingJob]  # in fair order
-    unread: Unread | None = None  # rows to read before the next job is known; None: no more follow
+    # Rows to read before the next job is known; None: nothing has to be read.
+    unread: Unread | None = None
     # When more jobs may start because of the time, as far as is known; Unix time in microseconds.
     resumes_at: int | None = None
 
@@ -42,8 +43,10 @@ class Served(NamedTuple):
 def serve(line: Line, kinds: Iterable[Kind], jobs_max: int, next_position: int, now: int) -> Served:
     """Return the jobs to start. The JobStarted of the first gets `next_position`.
 
-    Stops where the order depends on unread rows, since skipping a user is never fair. Stops before
-    a suspect job, too, which is claimed alone. `now` is Unix time in microseconds.
+    Stops where the order depends on unread rows of these kinds, so that no user of them is skipped.
+    Kinds that are not in memory are left out: a claim of any kind reads further ones only while
+    jobs are missing (ADR 7 and 22). Stops before a suspect job, too, which is claimed alone. `now`
+    is Unix time in microseconds.
     """
     view = _ClaimView(line, kinds, now)
     served: list[WaitingJob] = []
@@ -53,12 +56,12 @@ def serve(line: Line, kinds: Iterable[Kind], jobs_max: int, next_position: int, 
     while len(served) < jobs_max:
         is_again = bool(again) and (found is None or again[0] < found)
         order, user_id = again[0] if is_again else found or (math.inf, None)
-        if beyond := view.queues_beyond(order):
-            return Served(served, Unread(jobs=jobs_max - len(served), queues=beyond))
+        if queues := view.queues_unread_before(order):
+            return Served(served, Unread(jobs=jobs_max - len(served), queues=queues))
         if user_id is None:
             break
         job = view.next_job(user_id)
-        if isinstance(job, _Unread):
+        if isinstance(job, _JobUnread):
             jobs_left = jobs_max - len(served)
             users = chain([user_id], (other for _, other in chain(in_line, sorted(again))))
             return Served(served, Unread(jobs=jobs_left, lanes=view.cut_lanes(users, jobs_left)))
@@ -78,14 +81,14 @@ def serve(line: Line, kinds: Iterable[Kind], jobs_max: int, next_position: int, 
 
 def unread_queues(line: Line, kinds: Iterable[Kind], now: int) -> frozenset[QueueName]:
     """Return the open queues that may have unread lanes."""
-    return _ClaimView(line, kinds, now).queues_beyond(math.inf)
+    return _ClaimView(line, kinds, now).queues_unread_before(math.inf)
 
 
-class _Unread:
+class _JobUnread:
     """Type of a sentinel: the user's next job has not been read."""
 
 
-_UNREAD = _Unread()
+_JOB_UNREAD = _JobUnread()
 
 
 class _ClaimView:
@@ -149,9 +152,11 @@ class _ClaimView:
             if following is not None:
                 heapq.heappush(self._users, (*following, queue, users))
 
-    def queues_beyond(self, order: float) -> frozenset[QueueName]:
-        """Return the open queues that may have an unread lane before a sort key; if there are any,
-        with those that will have to be read next.
+    def queues_unread_before(self, order: float) -> frozenset[QueueName]:
+        """Return the open queues that may have an unread lane before a sort key.
+
+        If there are any, those that will have to be read next are added, up to QUEUES_READ_AHEAD
+        queues in all.
         """
         self._look_at_queues(order)
         horizons = self._horizons
@@ -163,8 +168,8 @@ class _ClaimView:
         # Else users who are in as many queues in turn would cost a read each.
         while self._front is not None and len(horizons) < QUEUES_READ_AHEAD:
             self._look_at_queues(self._front[0])
-        beyond = sum(horizon < order for horizon, _ in horizons)
-        nearest = heapq.nsmallest(max(beyond, QUEUES_READ_AHEAD), horizons)
+        unread = sum(horizon < order for horizon, _ in horizons)
+        nearest = heapq.nsmallest(max(unread, QUEUES_READ_AHEAD), horizons)
         return frozenset(queue for _, queue in nearest if is_open(queue))
 
     def cut_lanes(self, users: Iterable[UserId], jobs_max: int) -> frozenset[Lane]:
@@ -176,7 +181,7 @@ class _ClaimView:
             if self._head(lane) is None
         )
 
-    def next_job(self, user_id: UserId) -> WaitingJob | _Unread | None:
+    def next_job(self, user_id: UserId) -> WaitingJob | _JobUnread | None:
         """Return the user's first job; None if none of their jobs may start."""
         if self._capacity.of_user(user_id) <= 0:
             return None
@@ -184,15 +189,16 @@ class _ClaimView:
         for lane in self._open_lanes(user_id):
             head = self._head(lane)
             if head is None:
-                return _UNREAD
+                return _JOB_UNREAD
             if first is None or head.order < first.order:
                 first = head
         return first
 
     def take(self, job: WaitingJob, position: int) -> int | None:
-        """Start a job at a position; return the user's next sort key, or None if they have no more.
+        """Start a job at a position, and return the user's next sort key.
 
-        Whether another one may start then is not looked at.
+        None if no more wait, or the user's own limits allow no more. Limits of kinds, of the user's
+        kinds and of resources are not looked at.
         """
         user_id, lane = job.user_id, (job.user_id, job.queue)
         user = self._line.users[user_id]
@@ -240,10 +246,10 @@ class _ClaimView:
 
 
 def rounds(waiting: Sequence[int], jobs_max: int) -> list[int]:
-    """Return how many jobs each user gets at most if `jobs_max` are served in rounds.
+    """Return how many jobs of each user to read ahead for a claim of `jobs_max`.
 
-    `waiting` has the number of waiting jobs of each user, in order. The result is how much of each
-    lane has to be read: `rounds([5, 1, 3], 6) == [3, 1, 2]`.
+    `waiting` has the number of waiting jobs of each user, in order. The jobs are dealt in rounds,
+    as if all users had equal weights: `rounds([5, 1, 3], 6) == [3, 1, 2]`.
     """
     given = [0] * len(waiting)
     left = jobs_max
