@@ -88,6 +88,7 @@ class KnownLine:
         self._users: dict[QueueName, PriorityQueue[UserId, int]] = {}
         # The queues of each kind by where the next lane of each is or may be.
         self._fronts: dict[Kind, PriorityQueue[QueueName, Front]] = {}
+        # Sort keys as ints, or math.inf; never converted, since a float would round them.
         self._horizons: dict[QueueName, float] = {}
         self._horizon_of_others = math.inf if is_whole else 0.0
         self._resuming: PriorityQueue[UserId, tuple[int, UserId]] = PriorityQueue()

@@ -1,14 +1,16 @@
 """The line: the users with waiting jobs, in the order in which they are served.
 
-A user's turn is `last_served`, the position of their latest JobStarted; for a user never served, it
+Users are served by pass, the lowest first, so that users with different weights are served in
+proportion to them (`domain.fairness.strides`). Among equal passes the oldest turn is first. A
+user's turn is `last_served`, the position of their latest JobStarted; for a user never served, it
 is the position at which they joined the line. If new users came first, a stream of new ids would
-starve everybody else. Users with different weights are served in proportion to them
-(`domain.fairness.strides`).
+starve everybody else.
 
 A user of whom nothing may start now, because of a pause, a cap of running jobs or a throttle, is
 not in the line, so that they block nobody. The same holds for the jobs of one kind of a user. They
-return with the event that ends the cause; where only time does that, with a LineUpdated. Limits of
-kinds and resources hold for all users: a claim looks at them (`domain.fairness.serve`).
+return with the event that ends the cause; where time or a change of a plan ends it, with a
+LineUpdated. Limits of kinds and resources hold for all users: a claim looks at them
+(`domain.fairness.serve`).
 """
 
 from datetime import datetime
@@ -55,16 +57,17 @@ class Load(Struct, frozen=True, gc=False):
 
 
 class UserInLine(Struct, frozen=True, gc=False):
-    """The state of one user. Kept when nothing waits, because of `last_served`."""
+    """The state of one user. It is kept when nothing waits, because of its turn and pass."""
 
     last_served: int | None = None  # position of the latest JobStarted
-    joined: int | None = None  # position at which a never served user joined; None when not waiting
+    # Position at which a user joined. None once served, or while nothing waits.
+    joined: int | None = None
     waiting: int = 0  # jobs
     running: int = 0  # attempts, with those that are ending
     pass_: int = 0  # see `domain.fairness.strides`
     is_held: bool = False  # of a waiting user: nothing may start by their limits
-    # When a throttle that holds back the user or one of their kinds has a new window; Unix time in
-    # microseconds. None: none does, or something else does as well.
+    # Earliest end of a throttle window that alone holds back the user, or one of their kinds; else
+    # None. Unix time in microseconds.
     resumes_at: int | None = None
 
     @property
@@ -90,7 +93,8 @@ class Line(Folded):
     """The users, lanes, queues, kinds and resources of the line that are in memory."""
 
     def __init__(self, known: KnownLine | None = None, limits: LimitSettings | None = None) -> None:
-        """`known` keeps the order in which claims are served; None: none is decided by it.
+        """`known` keeps the order in which claims are served; None: no claims are decided by
+        this line.
 
         An event is folded into `limits` before the line.
         """
@@ -411,8 +415,10 @@ class Line(Folded):
         return self.users[user_id].order if self.lanes[user_id][queue].waiting else None
 
     def lanes_to_write(self) -> set[Lane]:
-        """Return the changed lanes, and all lanes of users whose turn changed: their rows have it,
-        as a key.
+        """Return the changed lanes, and all lanes of users whose turn changed.
+
+        The rows of lanes have the sort key of the user (pass, then turn), which changes with the
+        turn.
         """
         return self.changed_lanes.union(
             (user_id, queue)
@@ -449,7 +455,7 @@ class Line(Folded):
         self.starts.clear()
 
     def forget_idle(self) -> None:
-        """Forget what only a writer needs: changes, and what has no jobs any more."""
+        """Forget what only a writer needs: changes; lanes, queues, resources without jobs."""
         for user_id, queue in self.changed_lanes:
             lanes = self.lanes.get(user_id, {})
             if lanes.get(queue, NO_JOBS) == NO_JOBS:
