@@ -103,9 +103,10 @@ from domain.schedules.schedule import Schedules
 
 
 class WriteModel:
-    """The in-memory halves of the inline projections, and the API keys.
+    """The in-memory halves of the inline projections, the API keys, and the state of the archive.
 
-    The same folds serve the writer's decisions, a rebuild and time travel.
+    The writer decides with it, and a rebuild folds history into it. Time travel has a state of its
+    own, with some of the same folds (`domain.audit.system_state`).
     """
 
     def __init__(self, known_line: KnownLine | None = None) -> None:
@@ -149,7 +150,7 @@ def submissions_in(events: Iterable[Recorded]) -> Iterator[JobSubmitted]:
 
 
 class RowKeys(Struct, frozen=True, kw_only=True):
-    """Keys of rows, by what they are keys of: of rows that are in memory, for example."""
+    """Keys of rows, for example of those in memory; each field has keys of one sort."""
 
     users: Collection[UserId] = ()
     kinds: Collection[Kind] = ()
@@ -320,7 +321,7 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
         )
 
     def add(self, other: "RequiredRows") -> None:
-        """Add all row keys of another one."""
+        """Add the fields of `RowKeys` of another one."""
         self.users.update(other.users)
         self.kinds.update(other.kinds)
         self.resources.update(other.resources)

@@ -37,7 +37,11 @@ from domain.log.folds import Folded, FoldMethods
 
 
 class Jobs(Folded):
-    """The jobs that a batch requires, or that a rebuild has not written yet."""
+    """The jobs that are in memory of a writer or a rebuild.
+
+    The writer has those that its batches required or submitted. It keeps them across batches, until
+    its write model has more than about 80,000 rows.
+    """
 
     def __init__(self, *, watches_expiry: bool = False) -> None:
         """`watches_expiry`: `expired` is used."""

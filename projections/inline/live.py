@@ -36,8 +36,10 @@ EVENTS_PER_PAGE: Final = 2_000  # of those that other processes have appended
 
 
 def inline_projections() -> tuple[InlineProjection, ...]:
-    """Return the projections in the order of loading: the schedules that run decide which jobs are
-    needed, and loaded jobs decide which users are.
+    """Return the projections in the order of loading.
+
+    Later ones depend on earlier ones: callbacks require users, schedules require jobs and users,
+    and jobs require users.
     """
     return (
         CallbacksProjection(),
@@ -59,8 +61,9 @@ class LiveProjections:
         self._log = log
         self._generations: dict[str, int] = {}
         self._empty_claims = EmptyClaims()
-        self._kept: WriteModel | None = None  # the state at its position
-        self._known = RequiredRows()  # rows that it has, or knows to be absent
+        # The state after the latest committed batch; None: to be read again.
+        self._kept: WriteModel | None = None
+        self._loaded = RequiredRows()  # rows that were read, or found to be absent
         self._saved = 0  # position of the rows in the tables
 
     def refresh(self, connection: Connection) -> None:
@@ -83,7 +86,10 @@ class LiveProjections:
         return self._saved
 
     def load(self, connection: Connection, head: Head, required: RequiredRows) -> WriteModel:
-        """Return the state at the head, with the required rows in memory."""
+        """Return the state at the head, with the required rows in memory.
+
+        If too many rows are in memory, saves those that changed and drops all of them before.
+        """
         model, self._kept = self._kept, None
         saved = head.saved
         if saved > head.position:
@@ -96,9 +102,10 @@ class LiveProjections:
                 # The end of the log was lost, or another process has saved what it appended.
                 model = None
             elif saved != self._saved:  # another process has saved what this one knows
+                # Marks them as written: the other process has written the same rows.
                 for projection in self._projections:
                     projection.take_changes(self._generations[projection.name], model)
-            elif self._known.size() + len(model.jobs.rows) > ROWS_KEPT_MAX:
+            elif self._loaded.size() + len(model.jobs.rows) > ROWS_KEPT_MAX:
                 self.save(connection, model)
                 saved, model = model.position, None
         self._saved = saved
@@ -107,7 +114,7 @@ class LiveProjections:
             model.limits.is_read = False
             model.callbacks.is_read = False
             model.position = saved
-            self._known = RequiredRows()
+            self._loaded = RequiredRows()
         while model.position < head.position:
             self._catch_up(connection, model, head.position)
         self._load(connection, required, model)
@@ -122,6 +129,7 @@ class LiveProjections:
         required = RequiredRows()
         required.add_events(events)
         required.add_keys(submissions_in(events))
+        # Jobs that were submitted by events which are not saved are not stored yet.
         required.jobs.difference_update([job for job in required.jobs if job > self._saved])
         self._load(connection, required, model)
         for recorded in events:
@@ -130,7 +138,10 @@ class LiveProjections:
     def look_further(
         self, connection: Connection, unread: Unread | UnreadChildren, model: WriteModel
     ) -> None:
-        """Load more of the line, or more children of ended jobs."""
+        """Load more of the line, or more children of ended jobs.
+
+        Saves changed rows before, since it reads the stored ones.
+        """
         if model.position > self._saved:
             self.save(connection, model)
         required = RequiredRows()
@@ -146,10 +157,10 @@ class LiveProjections:
 
     def _load(self, connection: Connection, required: RequiredRows, model: WriteModel) -> None:
         for projection in self._projections:
-            missing = required.without(self._known)
+            missing = required.without(self._loaded)
             projection.load(connection, self._generations[projection.name], missing, model)
             required.add(missing)
-        self._known.add(required)
+        self._loaded.add(required)
 
     def save(self, connection: Connection, model: WriteModel) -> None:
         """Write the changed rows; they stand at the model's position then."""
