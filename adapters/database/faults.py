@@ -18,7 +18,10 @@ from domain.language.errors import LogCorrupt, LogUnavailable
 
 
 class Fault(Enum):
-    """The meaning of a failed statement for its transaction. Its connection is not used again."""
+    """The meaning of a failed statement for its transaction.
+
+    The writer may use the connection again after REFUSED, and after no other one.
+    """
 
     TRY_AGAIN = "the same transaction may succeed when it is tried again"
     LOST = "the connection is lost; the outcome of its transaction is unknown"

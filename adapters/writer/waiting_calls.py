@@ -22,7 +22,9 @@ from domain.decisions.batch import Outcome
 from domain.language.commands import ClaimJobs, Command, ReturnJob
 from domain.language.errors import FairlogError, LogUnavailable, fresh_copy
 
-LOST_SECONDS_MAX: Final = 20.0  # a batch is answered within 3 s, and so are those behind it
+# The writer retries a batch for up to 3 s; the last try may take the time-outs of connecting and of
+# a statement more. Commands that wait when the time is over fail with that batch.
+LOST_SECONDS_MAX: Final = 20.0
 NO_ANSWER: Final = (
     "The server's writer does not answer; the request may be sent again, with the same idempotency "
     "key it never runs twice."
