@@ -130,8 +130,7 @@ class SqlEventLog:
         ) = row
         if read_only:
             raise LogUnavailable(
-                "The database server is read-only, as after a switch-over to another; the request "
-                "can be sent again.",
+                "The database server is read-only, as after a switch-over to another.",
                 nothing_was_recorded=True,
             )
         if log_format > FORMAT:

@@ -52,6 +52,8 @@ _SEND_AGAIN: Final = (
     "The request may be sent again, with the same idempotency key it never runs twice."
 )
 _OUTCOME_UNKNOWN: Final = f"The outcome is not known. {_SEND_AGAIN}"
+_REFUSED: Final = "The database refused this command."
+_CRASHED: Final = "This command could not be written because of a defect; the server's log has it."
 
 # Is written and rolled back to test whether the log can be written.
 _REHEARSAL: Final = SubmitJob(
@@ -105,18 +107,19 @@ class RetryingWriter:
         try:
             self._transactions.write([], saves=True)
         except Exception as error:  # noqa: BLE001 (it would fail a batch too)
-            if isinstance(error, LogTooNew):
-                self.fatal = error
             self._note_broken(error)
         else:
             self._part.works()
 
     def probe(self) -> None:
         """Test whether a batch could be written, and write nothing."""
+        self._test(self._rehearsals() if self._part.is_failing else [])
+
+    def _test(self, commands: Sequence[Command]) -> None:
         self._probed_at = time.monotonic()
         self._part.begins()
         try:
-            self._transactions.probe(self._rehearsals() if self._part.is_failing else [])
+            self._transactions.probe(commands)
         except Exception as error:  # noqa: BLE001 (it would fail a batch too)
             self._note_broken(error)
         else:
@@ -125,6 +128,8 @@ class RetryingWriter:
 
     def _note_broken(self, error: Exception) -> None:
         """Note an error that no command is to blame for."""
+        if isinstance(error, LogTooNew):
+            self.fatal = error
         if not isinstance(error, LogFileReplaced) or self._transactions.is_busy():
             self._transactions.disconnect()
         self._part.fails(self._refusal_of_all(error) or error)
@@ -193,14 +198,16 @@ class RetryingWriter:
             return
         commands = Counter(type(pending.command).__name__ for pending in batch)
         _log.error("command_failed", commands=dict(commands), exc_info=error)
+        fault = fault_of(error)
         if len(batch) > 1 or is_for_everybody(error):
             reason = explained(error)
             self._part.fails(error)
-        elif fault_of(error) is Fault.REFUSED and not _has_user_data(batch[0].command):
+        elif fault is Fault.REFUSED and not _has_user_data(batch[0].command):
             reason = refused_to_all(error)  # it holds no data of a user
             self._note_failed(batch, reason)
         else:
-            self._answer(batch, [WriteFailed("The database refused this command.")])
+            self._answer(batch, [WriteFailed(_REFUSED if fault is Fault.REFUSED else _CRASHED)])
+            self._test(self._rehearsals())  # others may fail, too
             return
         unavailable = LogUnavailable(f"{reason} {_SEND_AGAIN}", nothing_was_recorded=True)
         self._answer(batch, [unavailable] * len(batch))

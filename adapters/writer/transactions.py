@@ -188,6 +188,8 @@ class Transactions:
             if written is not None:
                 transaction.rollback()
                 self.known_end.note(head, written.recorded)
+                if self.unsaved_since is None:  # the rows of that batch are not saved
+                    self.unsaved_since = time.monotonic()
                 return written
             self._database.check_in_place(connection)
             self._refresh_projections(connection, head)

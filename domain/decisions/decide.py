@@ -309,8 +309,10 @@ def _too_many(model: WriteModel, command: SubmitJob, policy: Policy) -> Refusal 
     if len(waiting) >= policy.lanes_waiting_max:
         return TooManyQueues(policy.lanes_waiting_max, f"of user {command.user_id!r}")
     queues = line.queues.get(command.kind, {})
-    if queue not in queues and len(queues) >= policy.queues_waiting_max:
-        return TooManyQueues(policy.queues_waiting_max, f"of kind {command.kind!r}")
+    most = policy.queues_waiting_max
+    # Queues of which nothing waits any more are in memory, too, until their rows are written.
+    if not queues.get(queue) and len(queues) >= most and sum(map(bool, queues.values())) >= most:
+        return TooManyQueues(most, f"of kind {command.kind!r}")
     return None
 
 

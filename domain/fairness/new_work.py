@@ -16,6 +16,7 @@ from domain.language.events import (
     JobSubmitted,
     LimitChanged,
     LineUpdated,
+    PlanDeleted,
     Recorded,
 )
 from domain.language.identifiers import Kind
@@ -48,7 +49,7 @@ def new_work(recorded: Iterable[Recorded], line: Line) -> Counter[Kind]:
                 found.update(dict.fromkeys(line.kinds_waiting(user_id), MANY))
             case LimitChanged(kind=str(kind)):
                 found[kind] += MANY
-            case LimitChanged():
+            case LimitChanged() | PlanDeleted():
                 found.update(dict.fromkeys(line.kinds_in_line(), MANY))
             case LineUpdated(users=users):
                 for user_id in users:

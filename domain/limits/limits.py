@@ -169,16 +169,30 @@ class LimitSettings(Folded):
 
     def resource_setting(self, name: ResourceName) -> ResourceName | None:
         """Return the name or prefix whose limits a resource has; None: nothing is set."""
+        return next(self._resource_settings(name), None)
+
+    def may_throttle(self, name: ResourceName) -> bool:
+        """Return True if a throttle is set for a resource, or for any prefix that fits.
+
+        The longest prefix may have none: the throttle of a shorter one holds again, with the starts
+        that it has counted, once the longer one is cleared.
+        """
+        return any(
+            self.resources[setting].throttle is not None
+            for setting in self._resource_settings(name)
+        )
+
+    def _resource_settings(self, name: ResourceName) -> Iterator[ResourceName]:
+        """Yield the settings that fit a resource: its name, then prefixes, longest first."""
         if name in self.resources:
-            return name
+            yield name
         if self._prefix_lengths is None:
             prefixes = {len(one) - 1 for one in self.resources if one.endswith("*")}
             self._prefix_lengths = sorted(prefixes, reverse=True)
         for length in self._prefix_lengths:
             prefix = ResourceName(f"{name[:length]}*")
             if prefix in self.resources:
-                return prefix
-        return None
+                yield prefix
 
     def of(self, subject: Subject) -> Limits:
         """Return what is set for a subject itself; NONE: nothing, and a plan does not exist."""

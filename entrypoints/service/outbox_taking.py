@@ -15,8 +15,8 @@ from adapters.writer.write_path import BatchWritten
 from domain.decisions.answers import Answer, OutboxTaken
 from domain.language.commands import Command, TakeOutbox
 from domain.language.errors import OutboxUnavailable, WriteFailed
-from domain.language.events import LimitChanged
 from domain.language.identifiers import UserId
+from entrypoints.service.submission_limiter import MAKE_ROOM
 
 OUTBOX_SECONDS: Final = 0.3  # between two looks at an outbox that was empty
 USERS_PER_COMMAND_MAX: Final = 50
@@ -53,7 +53,7 @@ class OutboxTaking:
 
     def batch_written(self, batch: BatchWritten) -> None:
         """Observe the writer; called in its thread."""
-        if batch.has_any({LimitChanged.__name__}):
+        if batch.has_any(MAKE_ROOM):
             self._limits_changed = True
 
     async def take(self) -> None:

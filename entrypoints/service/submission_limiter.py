@@ -18,7 +18,7 @@ from domain.decisions.batch import Outcome
 from domain.decisions.ports import Clock
 from domain.language.commands import Caller, ReportRefusals, RetryJob, SubmitJob
 from domain.language.errors import FairlogError, RateLimited, fresh_copy
-from domain.language.events import LimitChanged, LossAccepted
+from domain.language.events import LimitChanged, LossAccepted, PlanDeleted
 from domain.language.identifiers import UserId
 from domain.language.moments import to_micros
 from domain.limits.refusal_cache import RefusalCache
@@ -26,7 +26,7 @@ from entrypoints.feeds.log_watcher import LogWatcher
 
 # Events after which a window that was used up may have room: other limits hold, or submissions that
 # had used it are lost.
-MAKE_ROOM: Final = frozenset({LimitChanged.__name__, LossAccepted.__name__})
+MAKE_ROOM: Final = frozenset({LimitChanged.__name__, PlanDeleted.__name__, LossAccepted.__name__})
 # Between two rounds of reports, give or take a fifth. A refusal waits at most this long, and then
 # for the writer, which takes reports before all other commands. It never waits for another round.
 REPORT_SECONDS: Final = 0.45

@@ -217,7 +217,9 @@ def _of_resources(
 
 
 def _throttled(required: RequiredRows, limits: LimitSettings) -> set[Subject]:
-    """Return the subjects of the required rows whose starts are counted."""
+    """Return the subjects of the required rows whose starts are counted, or may be later without
+    an event that names them.
+    """
     found = set(required.starts)
     for user_id in required.users:
         if limits.of_user(user_id).throttle is not None:
@@ -228,11 +230,7 @@ def _throttled(required: RequiredRows, limits: LimitSettings) -> set[Subject]:
     found.update(
         Subject(kind=kind) for kind in required.kinds if limits.of_kind(kind).throttle is not None
     )
-    found.update(
-        Subject(resource=name)
-        for name in required.resources
-        if limits.of_resource(name).throttle is not None
-    )
+    found.update(Subject(resource=name) for name in required.resources if limits.may_throttle(name))
     return found
 
 

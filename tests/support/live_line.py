@@ -22,14 +22,15 @@ OPEN = Policy(user_limit=10**9, global_limit=10**9)
 class LiveLine:
     """The state, all events so far, and the time."""
 
-    def __init__(self, now: datetime = NOW) -> None:
+    def __init__(self, now: datetime = NOW, policy: Policy = OPEN) -> None:
+        self.policy = policy
         self.model = WriteModel(KnownLine())
         self.recorded: list[Recorded] = []
         self.now = now
 
     def decide(self, *commands: Command) -> list[Outcome]:
         """Decide the commands as one batch; an error that is no refusal is raised."""
-        batch = Batch(self.model, OPEN, self.now)
+        batch = Batch(self.model, self.policy, self.now)
         outcomes = batch.decide_all(commands, _raise)
         self.recorded += batch.recorded
         return outcomes

@@ -8,7 +8,13 @@ import pytest
 from adapters.log.audit_log import bodies_at
 from domain.decisions.answers import Claimed, JobUpdated, Submitted
 from domain.jobs.job import Job, State
-from domain.language.commands import CancelJob, ChangeLimit, EnforceDeadlines, RetryJob
+from domain.language.commands import (
+    CancelJob,
+    ChangeLimit,
+    DeletePlan,
+    EnforceDeadlines,
+    RetryJob,
+)
 from domain.language.errors import LeaseHasEnded, RateLimited, TimeWasUp
 from domain.language.events import (
     Event,
@@ -18,6 +24,7 @@ from domain.language.events import (
     Scope,
     named_body,
 )
+from domain.language.identifiers import DEFAULT_PLAN
 from domain.language.moments import later
 from entrypoints.service.fairlog import Fairlog
 from tests.support.clock import ManualClock
@@ -160,3 +167,29 @@ def test_a_limit_raised_through_another_server_clears_the_cache_while_a_report_w
         service(database_url, clock=clock, user_limit=0) as other,
     ):
         asyncio.run(story(fairlog, other))
+
+
+@pytest.mark.parametrize("server", ["this one", "another"])
+def test_a_plan_that_is_deleted_clears_the_cache_of_refusals(
+    database_url: str, clock: ManualClock, server: str
+) -> None:
+    """Its users have the limits of the server then, which may have room."""
+
+    async def story(fairlog: Fairlog, deleting: Fairlog) -> None:
+        limit = ChangeLimit(scope=Scope.PLAN, plan=DEFAULT_PLAN, limit=0)
+        await fairlog.change_limit(limit)
+        with pytest.raises(RateLimited):
+            await fairlog.limiter.submit(ALICE, submit())
+        await fairlog.limiter.watch_limits()  # the change of the limit has been noticed by now
+        with pytest.raises(RateLimited):
+            await fairlog.limiter.submit(ALICE, submit())
+        assert fairlog.limiter.refuse(ALICE) is not None
+        await deleting.writer.execute(DeletePlan(plan=DEFAULT_PLAN))
+        await fairlog.limiter.watch_limits()
+        assert isinstance(await fairlog.limiter.submit(ALICE, submit()), Submitted)
+
+    with (
+        service(database_url, clock=clock) as fairlog,
+        service(database_url, clock=clock) as other,
+    ):
+        asyncio.run(story(fairlog, fairlog if server == "this one" else other))

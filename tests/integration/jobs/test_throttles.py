@@ -110,6 +110,23 @@ def test_a_throttle_is_exact_over_two_services_and_restarts(
         assert_equals_rebuilt(one)
 
 
+def test_starts_count_after_a_longer_prefix_has_held_for_a_while(database_url: str) -> None:
+    """A process that begins while the longer prefix holds knows them, too."""
+    longer = ResourceName("shopify:ac*")
+    with two_services(database_url) as (one, _, clock):
+        set_limit(one, limit_resource("shopify:*", throttle=Rate(1, 60)))
+        submit(one, ALICE, 3, resources=(SHOP,))
+        assert claim(one, 3) == [ALICE]
+        set_limit(one, limit_resource(longer, running=1))
+        with service(database_url, clock=clock) as fresh:
+            submit(fresh, ALICE, 1, resources=(SHOP,))
+            set_limit(fresh, limit_resource(longer, running=None))
+            assert claim(fresh, 3) == []
+            clock.advance(60)
+            assert claim(fresh, 3) == [ALICE]
+            assert_equals_rebuilt(fresh)
+
+
 def test_others_are_served_while_one_user_is_throttled(database_url: str) -> None:
     with two_services(database_url) as (one, other, clock):
         set_limit(one, limit_user(ALICE, throttle=Rate(1, 60)))

@@ -34,6 +34,7 @@ from domain.language.errors import (
     NotTheCurrentAttempt,
     QueueFull,
     RateLimited,
+    WriteFailed,
 )
 from domain.language.events import JobSubmitted, Recorded
 from domain.language.identifiers import JobId, UserId
@@ -386,6 +387,44 @@ def test_a_batch_is_split_until_what_the_database_refuses_stands_alone(
     fairlog.close()
 
 
+class Defective(SqlEventLog):
+    """Raises an error of no database for each batch, or for the events of one user."""
+
+    poison: UserId | None = UserId("poison")
+
+    def append(
+        self,
+        connection: Connection,
+        head: Head,
+        recorded: Sequence[Recorded],
+        new_bodies: Sequence[tuple[int, bytes]],
+    ) -> Appended:
+        if self.poison in {None, *(getattr(one.event, "user_id", None) for one in recorded)}:
+            raise KeyError("unforeseen")
+        return super().append(connection, head, recorded, new_bodies)
+
+
+def test_a_defect_is_not_said_to_be_the_database_s_and_stops_readiness_if_all_have_it(
+    database_url: str,
+) -> None:
+    fairlog = compose(Settings(database_url=database_url))
+    prepare(fairlog)
+    writer = writer_of(fairlog)
+    log = writer._transactions._log = Defective(fairlog.database)
+    fairlog.writer.start()
+    with pytest.raises(WriteFailed, match="because of a defect; the server's log has it"):
+        do(fairlog, submit(UserId("poison")), Submitted)
+    wait_until(lambda: not writer.part.is_failing, "others can be written")
+    log.poison = None
+    with pytest.raises(WriteFailed):
+        do(fairlog, submit(payload=1), Submitted)
+    wait_until(lambda: writer.part.is_failing, "nobody's commands can be written")
+    log.poison = UserId("poison")
+    do(fairlog, submit(payload=2), Submitted)
+    wait_until(lambda: not writer.part.is_failing, "commands can be written again")
+    fairlog.close()
+
+
 def test_a_call_is_split_until_what_the_database_refuses_stands_alone(database_url: str) -> None:
     fairlog = compose(Settings(database_url=database_url))
     prepare(fairlog)
@@ -413,7 +452,7 @@ def test_a_call_is_split_until_what_the_database_refuses_stands_alone(database_u
     ],
     ids=["surrogate in a user id", "surrogate in a key", "job id too large", "user id too long"],
 )
-def test_what_should_never_have_passed_a_door_spoils_no_neighbour(
+def test_what_should_never_have_passed_validation_spoils_no_neighbour(
     fairlog: Fairlog, broken: Any
 ) -> None:
     replies = put_as_one_batch(fairlog, submit(payload=1), broken, submit(payload=2), claim(1))
@@ -574,6 +613,18 @@ def test_a_commit_whose_outcome_is_unknown_is_written_once_and_answered(
         for job in claimed.jobs:
             do(fairlog, complete(1, job.id), JobUpdated)
         assert_whole(fairlog)
+
+
+@pytest.mark.parametrize("cut", list(Cut))
+def test_the_rows_of_a_batch_that_was_looked_for_are_saved_without_another_command(
+    cutter: CommitCutter, cut: Cut
+) -> None:
+    with service(cutter.url) as fairlog:
+        _submit_and_save(fairlog)
+        cutter.cut_next(cut)
+        do(fairlog, submit(payload=2), Submitted)
+        assert cutter.cuts == 1
+        wait_until(lambda: fairlog.read_now(fairlog.log.saved) == (4, 4), "the rows are saved")
 
 
 def test_commits_cut_again_and_again_lose_nothing_and_write_nothing_twice(
@@ -741,6 +792,18 @@ def test_a_log_of_a_newer_format_stops_the_writer(fairlog: Fairlog) -> None:
     with fairlog.database.write() as connection:
         connection.execute(log_head.update().values(format=FORMAT + 1))
     _assert_stops(fairlog)
+
+
+def test_an_idle_writer_stops_at_a_log_of_a_newer_format(database_url: str) -> None:
+    fairlog = compose(Settings(database_url=database_url))
+    prepare(fairlog)
+    writer_of(fairlog).probe_seconds = 0.05
+    fairlog.writer.start()
+    with fairlog.database.write() as connection:
+        connection.execute(log_head.update().values(format=FORMAT + 1))
+    wait_until(lambda: writer_of(fairlog).queue.is_closed, "the writer stops")
+    assert isinstance(fairlog.writer.fatal, LogTooNew)
+    fairlog.close()
 
 
 def test_a_projection_of_a_newer_version_stops_the_writer(fairlog: Fairlog) -> None:

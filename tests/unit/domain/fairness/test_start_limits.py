@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from domain.decisions.write_model import WriteModel
 from domain.language.commands import CancelJob, ChangeLimit, Command, UpdateLine
@@ -16,6 +17,7 @@ from domain.language.limits import Rate
 from domain.language.moments import to_micros
 from domain.limits.limits import Limits, Subject
 from tests.support.live_line import (
+    OPEN,
     LiveLine,
     limit_kind,
     limit_resource,
@@ -218,6 +220,18 @@ def test_a_user_s_sets_of_resources_are_bounded() -> None:
     assert isinstance(outcomes[-1], TooManyQueues)
     assert not any(isinstance(one, Exception) for one in outcomes[:-1])
     assert line.claim(1000) == ["alice"] * 1000
+
+
+def test_queues_of_which_nothing_waits_any_more_do_not_count_against_a_kind() -> None:
+    """Their number in memory depends on when their rows were saved, which decides nothing."""
+    line = LiveLine(policy=replace(OPEN, queues_waiting_max=2))
+    first, second, third = (ResourceName(f"account:{number}") for number in range(3))
+    line.decide(submit(ALICE, resources=(first,)), submit(BOB, resources=(second,)))
+    [refused] = line.decide(submit(BOB, resources=(third,)))
+    assert isinstance(refused, TooManyQueues)
+    assert line.claim(1) == ["alice"]
+    [accepted] = line.decide(submit(BOB, resources=(third,)))
+    assert not isinstance(accepted, Exception)
 
 
 # Any sequence
