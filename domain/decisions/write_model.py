@@ -1,6 +1,7 @@
 """The state that a batch is decided against, and which rows of it the batch requires."""
 
 from collections.abc import Collection, Iterable, Iterator
+from typing import assert_never
 
 from msgspec import Struct
 
@@ -243,6 +244,8 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                     self.schedules.add(name)
                     self.runs[name] = policy.window_seconds
                     self.windows.add((GLOBAL, policy.window_seconds))
+                case _:
+                    assert_never(command)
 
     def add_events(self, events: Iterable[Recorded]) -> None:  # noqa: PLR0912 (a case for each event)
         """Add the rows that folding these events changes, without idempotency keys: see
