@@ -394,10 +394,11 @@ def _claim(model: WriteModel, command: ClaimJobs, policy: Policy, now: datetime)
         line.kinds_in_line() if command.kinds is None else dict.fromkeys(command.kinds), command
     )
     micros = to_micros(now)
-    served, unread, resumes_at = serve(line, kinds, command.max_jobs, model.position + 1, micros)
-    picks = _carried(model, served, command.payload_bytes_max)
-    missing = command.max_jobs - len(served)
-    if len(picks) < len(served):
+    served = serve(line, kinds, command.max_jobs, model.position + 1, micros)
+    picks = _carried(model, served.jobs, command.payload_bytes_max)
+    missing = command.max_jobs - len(served.jobs)
+    unread, resumes_at = served.unread, served.resumes_at
+    if len(picks) < len(served.jobs) or served.stops_at_suspect:
         unread = None
     elif unread is None and missing and command.kinds is None and line.has_more_kinds:
         unread = Unread(jobs=missing, more_kinds=True)

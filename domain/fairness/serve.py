@@ -38,6 +38,7 @@ class Served(NamedTuple):
     unread: Unread | None = None
     # When more jobs may start because of the time, as far as is known; Unix time in microseconds.
     resumes_at: int | None = None
+    stops_at_suspect: bool = False  # nothing more starts, whatever else is read
 
 
 def serve(line: Line, kinds: Iterable[Kind], jobs_max: int, next_position: int, now: int) -> Served:
@@ -63,7 +64,8 @@ def serve(line: Line, kinds: Iterable[Kind], jobs_max: int, next_position: int, 
         job = view.next_job(user_id)
         if isinstance(job, _JobUnread):
             jobs_left = jobs_max - len(served)
-            users = chain([user_id], (other for _, other in chain(in_line, sorted(again))))
+            ahead = [found] if is_again and found is not None else []
+            users = chain([user_id], (other for _, other in chain(ahead, in_line, sorted(again))))
             return Served(served, Unread(jobs=jobs_left, lanes=view.cut_lanes(users, jobs_left)))
         if is_again:
             heapq.heappop(again)
@@ -72,7 +74,7 @@ def serve(line: Line, kinds: Iterable[Kind], jobs_max: int, next_position: int, 
         if job is None:
             continue
         if job.is_suspect:
-            return Served(served or [job])
+            return Served(served or [job], stops_at_suspect=True)
         served.append(job)
         if (order_after := view.take(job, next_position + len(served) - 1)) is not None:
             heapq.heappush(again, (order_after, user_id))

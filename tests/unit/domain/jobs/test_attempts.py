@@ -3,6 +3,7 @@
 from msgspec.structs import replace
 
 from domain.decisions.answers import Claimed, LeasesHeld
+from domain.decisions.decide import decide
 from domain.jobs.job import Job, State
 from domain.jobs.life_cycle import LOSSES_FREE_MAX, PROGRESS_SECONDS, retry_delay
 from domain.language.bodies import body_of
@@ -227,6 +228,20 @@ def test_a_suspect_ends_a_claim_that_has_other_jobs_and_is_not_passed_over() -> 
     first = low.when(claim(5))
     assert [job.id for job in first.answer(Claimed).jobs] == [1]
     assert [job.id for job in first.so.when(claim(5)).answer(Claimed).jobs] == [2]
+
+
+def test_a_claim_that_ends_at_a_suspect_reads_no_further_kinds() -> None:
+    story = given(SUBMITTED, started(1), submitted(payload=2), after(30)).when(WAKE).so
+    assert reads_more_kinds(story.when(CancelJob(job_id=JOB)).so)
+    assert not reads_more_kinds(story)
+
+
+def reads_more_kinds(story: Given) -> bool:
+    """Return True if a claim of any kind reads further kinds, if there may be some."""
+    model = story.model
+    assert model.line.known is not None
+    model.line.known.has_more_kinds = True
+    return decide(model, claim(5), story.policy, story.now).unread is not None
 
 
 def test_a_suspect_whose_run_ends_is_one_no_longer() -> None:
